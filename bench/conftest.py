@@ -1,0 +1,75 @@
+"""How a time is taken: what fits, is right and is not hopeless is timed; the rest is written down.
+
+Speed is never asserted. A wrong result is an error and has no time.
+"""
+
+import time
+
+import psutil
+import pytest
+import torch
+from cases import SIZES, Case
+from machine import describe
+from peers import PEERS, Peer
+
+THREADS = 2
+MEMORY_SHARE = 0.5  # of the memory that is free
+PATIENCE = 3.0  # seconds; what takes longer is not tried with a larger batch
+SECONDS, ROUNDS = 0.25, (3, 50)  # the aim for all rounds of one time
+
+left_out: list[dict] = []  # what was not timed, and why
+slow: dict[tuple, float] = {}  # (peer, operation, m, k): seconds, where out of patience
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads():
+    torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: "B{}-m{}-k{}".format(*size))
+def case(request) -> Case:
+    return Case(*request.param)
+
+
+@pytest.fixture(scope="module", params=PEERS, ids=lambda peer: peer.name)
+def peer(request, case) -> Peer:
+    return request.param(case)
+
+
+@pytest.fixture
+def measure(benchmark, case, peer):
+    """`measure(operation)` checks and times one operation of one peer at one size."""
+    size = {"B": case.B, "m": case.m, "k": case.k}
+
+    def leave_out(operation: str, **why) -> str:
+        left_out.append({"operation": operation, "peer": peer.name, **size, **why})
+        return f"{operation}, {peer.name}, {size}: {why}"
+
+    def run(operation: str) -> None:
+        need = peer.need(case, operation)
+        if need > MEMORY_SHARE * psutil.virtual_memory().available:
+            pytest.skip(leave_out(operation, needs_bytes=need))
+        key = (peer.name, operation, case.m, case.k)
+        if key in slow:
+            pytest.skip(leave_out(operation, over_seconds=slow[key]))
+
+        call = getattr(peer, operation)
+        errors = case.errors(operation, call())
+        if not all(error < 1 for error in errors.values()):
+            pytest.fail("WRONG: " + leave_out(operation, wrong=errors))
+
+        start = time.perf_counter()
+        call()
+        seconds = time.perf_counter() - start
+        if seconds > PATIENCE:
+            slow[key] = seconds
+        rounds = round(min(max(SECONDS / seconds, ROUNDS[0]), ROUNDS[1])) if seconds < 1 else 1
+        benchmark.extra_info.update(operation=operation, peer=peer.name, **size)
+        benchmark.pedantic(call, rounds=rounds)
+
+    return run
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    output_json["left_out"] = left_out
+    output_json["machine"] = describe()

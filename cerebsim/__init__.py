@@ -1,0 +1,50 @@
+"""cerebsim: the cerebellum as a learning machine, and how it can be fooled.
+
+The whole public API on one screen. Importing it loads torch, numpy and safetensors only.
+"""
+
+from .attacks import FGSM, PGD, AttackResult, Noise
+from .backends import use_backend
+from .config import CircuitConfig, LearningConfig, preset
+from .data import Data, Pictures, load_data
+from .errors import (
+    ArgumentError,
+    BackendUnavailable,
+    CerebsimError,
+    CheckpointError,
+    DataNotFound,
+)
+from .evaluation import Evaluation, accuracy, evaluate, worst_case_suite
+from .layers import Centring, GranuleLayer, Readout
+from .learning import History
+from .model import Cerebellum
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FGSM",
+    "PGD",
+    "ArgumentError",
+    "AttackResult",
+    "BackendUnavailable",
+    "Centring",
+    "Cerebellum",
+    "CerebsimError",
+    "CheckpointError",
+    "CircuitConfig",
+    "Data",
+    "DataNotFound",
+    "Evaluation",
+    "GranuleLayer",
+    "History",
+    "LearningConfig",
+    "Noise",
+    "Pictures",
+    "Readout",
+    "accuracy",
+    "evaluate",
+    "load_data",
+    "preset",
+    "use_backend",
+    "worst_case_suite",
+]

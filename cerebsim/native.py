@@ -1,0 +1,130 @@
+"""Floor 1: the CPU kernels of csrc/ as functions of tensors; the only file that knows addresses.
+
+Signatures are those of `reference`. What the native code is owed is paid here: float32, contiguous
+memory that stays alive during the call, the thread count, errors as exceptions. The dense wiring
+("full", indices None) is not served: its product is the BLAS's.
+"""
+
+import torch
+from torch import Tensor
+
+from .errors import LearningInterrupted, expect
+
+try:
+    from . import _cpu
+except ImportError as error:  # a source tree without a build, or a platform without the compiler
+    _cpu = None
+    _missing = f"the native extension is not built ({error}); pip install . builds it"
+
+
+def unavailable() -> str | None:
+    """Why the native kernels cannot be used here, or None."""
+    return _missing if _cpu is None else None
+
+
+def instruction_set() -> str:
+    """What the kernels run with on this machine: "avx512", "avx2" or "baseline"."""
+    return _cpu.instruction_set()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _ready(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [t if t is None else t.detach().contiguous() for t in tensors]
+
+
+def _wiring(d: int, indices: Tensor, weights: Tensor, thresholds: Tensor | None) -> "_cpu.Wiring":
+    k, m = weights.shape
+    wide = indices.dtype == torch.int32
+    return _cpu.Wiring(d, m, k, _address(indices), wide, _address(weights), _address(thresholds))
+
+
+def _call(kernel, x: Tensor, *arguments):
+    """Runs a kernel; x is checked for NaN and infinity on the way, at no cost of its own."""
+    try:
+        return kernel(*arguments)
+    except _cpu.NotFinite:
+        odd = int((~torch.isfinite(x)).any(dim=1).nonzero()[0])
+        expect(
+            False, "x", f"NaN or infinity in picture {odd}", "finite numbers", "Clean the input."
+        )
+
+
+def granule(x, indices, weights, thresholds):
+    x, indices, weights, thresholds = _ready(x, indices, weights, thresholds)
+    J = _wiring(x.shape[1], indices, weights, thresholds)
+    h = x.new_empty(len(x), weights.shape[1])
+    _call(_cpu.granule, x, J, _address(x), len(x), _address(h), torch.get_num_threads())
+    return h
+
+
+def granule_backward(grad_h, x, indices, weights, thresholds):
+    grad_h, x, indices, weights, thresholds = _ready(grad_h, x, indices, weights, thresholds)
+    J = _wiring(x.shape[1], indices, weights, thresholds)
+    grad_x = torch.empty_like(x)
+    arguments = _address(x), len(x), _address(grad_h), _address(grad_x), torch.get_num_threads()
+    _call(_cpu.granule_backward, x, J, *arguments)
+    return grad_x
+
+
+def circuit(x, indices, weights, thresholds, W, mu):
+    x, indices, weights, thresholds, W, mu = _ready(x, indices, weights, thresholds, W, mu)
+    J = _wiring(x.shape[1], indices, weights, thresholds)
+    y = x.new_empty(len(x), len(W))
+    arguments = _address(x), len(x), _address(W), _address(mu), len(W), _address(y)
+    _call(_cpu.circuit, x, J, *arguments, torch.get_num_threads())
+    return y
+
+
+def circuit_backward_x(grad_y, x, indices, weights, thresholds, W):
+    grad_y, x, indices, weights, thresholds, W = _ready(grad_y, x, indices, weights, thresholds, W)
+    J = _wiring(x.shape[1], indices, weights, thresholds)
+    grad_x = torch.empty_like(x)
+    arguments = _address(x), len(x), _address(W), len(W), _address(grad_y), _address(grad_x)
+    _call(_cpu.circuit_backward_x, x, J, *arguments, torch.get_num_threads())
+    return grad_x
+
+
+def circuit_backward_W(grad_y, x, indices, weights, thresholds, mu):
+    grad_y, x, indices, weights, thresholds = _ready(grad_y, x, indices, weights, thresholds)
+    J = _wiring(x.shape[1], indices, weights, thresholds)
+    c = grad_y.shape[1]
+    grad_W = x.new_empty(c, weights.shape[1])
+    arguments = _address(x), len(x), c, _address(grad_y), _address(grad_W)
+    _call(_cpu.circuit_backward_W, x, J, *arguments, torch.get_num_threads())
+    return grad_W if mu is None else grad_W.addr_(grad_y.sum(0), mu, alpha=-1)
+
+
+def learn_(
+    x,
+    t,
+    order,
+    indices,
+    weights,
+    thresholds,
+    W,
+    mu,
+    square_avg,
+    batch_size,
+    error_factor,
+    learning_rate,
+    decay,
+    rms_eps,
+    ltd_decay,
+    ltd_before,
+    tick=None,
+):
+    x, t, order = _ready(x, t, order)
+    indices, weights, thresholds = _ready(indices, weights, thresholds)
+    J = _wiring(x.shape[1], indices, weights, thresholds)
+    rule = _cpu.Rule(error_factor, learning_rate, decay, rms_eps, ltd_decay, ltd_before)
+    y = t.new_empty(len(order), len(W))
+    state = _address(W), len(W), _address(mu), _address(square_avg)
+    pictures = _address(x), _address(t), _address(order), len(order)
+    arguments = *pictures, batch_size, *state, rule, _address(y)
+    done, interrupted = _call(_cpu.learn, x, J, *arguments, torch.get_num_threads(), tick)
+    if interrupted:
+        raise LearningInterrupted(done, y[:done])
+    return y

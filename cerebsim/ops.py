@@ -1,0 +1,287 @@
+"""Floor 3: the three operations, for eager and compiled torch.
+
+Each is a torch.library operator (schema, fake, kernel), wrapped in an `autograd.Function` outside
+the operator; the backend is chosen inside its kernel (`backends`), so a compiled graph does not
+hold one. J is fixed: nothing here has a gradient to it. Gradients are once differentiable.
+
+Shapes: x (B, d), h (B, m), y and t (B, c), W (c, m), mu (m); floating point, on one device, W and
+mu of x's dtype. The fast backends are float32 and accumulate in float32; a picture's results do not
+depend on its neighbours or on the number of threads, bit for bit (wirings "random" and "local").
+Errors: `ArgumentError` for a wrong shape, dtype, device, NaN or infinity.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import backends
+from .config import LearningConfig
+from .errors import ArgumentError, expect
+from .wiring import Wired
+
+_J = "int d, Tensor? indices, Tensor weights, Tensor? thresholds"
+_SCHEMAS = {
+    "granule": f"(Tensor x, {_J}) -> Tensor",
+    "granule_backward": f"(Tensor grad_h, Tensor x, {_J}) -> Tensor",
+    "circuit": f"(Tensor x, {_J}, Tensor W, Tensor? mu) -> Tensor",
+    "circuit_backward_x": f"(Tensor grad_y, Tensor x, {_J}, Tensor W) -> Tensor",
+    "circuit_backward_W": f"(Tensor grad_y, Tensor x, {_J}, Tensor? mu) -> Tensor",
+    "learn_": f"(Tensor x, Tensor t, Tensor order, {_J}, Tensor(a!) W, Tensor(b!)? mu, "
+    "Tensor(c!)? square_avg, int batch_size, float error_factor, float learning_rate, "
+    "float decay, float rms_eps, float ltd_decay, bool ltd_before) -> Tensor",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The numbers of a learning step, as `learn_` takes them; see `reference.learn_`."""
+
+    error_factor: float
+    learning_rate: float
+    decay: float
+    rms_eps: float
+    ltd_decay: float
+    ltd_before: bool
+
+    @classmethod
+    def of(cls, config: LearningConfig, granule_cells: int, purkinje_cells: int) -> "Rule":
+        return cls(
+            error_factor=config.error_scale(1, purkinje_cells),
+            learning_rate=config.rate(granule_cells),
+            decay=config.decay,
+            rms_eps=config.rms_eps,
+            ltd_decay=config.ltd_decay,
+            ltd_before=config.ltd_update == "before",
+        )
+
+
+def granule(x: Tensor, wiring: Wired) -> Tensor:
+    """h = relu(J^T x - threshold), paper eq. 1: (B, d) -> (B, m), with a gradient to x."""
+    return _Granule.apply(x, *wiring.operands)
+
+
+def circuit(x: Tensor, wiring: Wired, W: Tensor, mu: Tensor | None = None) -> Tensor:
+    """y = W (h - mu), paper eq. 2: (B, d) -> (B, c), with gradients to x and W; stores no h."""
+    return _Circuit.apply(x, *wiring.operands, W, mu)
+
+
+def circuit_backward_x(grad_y: Tensor, x: Tensor, wiring: Wired, W: Tensor) -> Tensor:
+    """The gradient of `circuit` to x, (B, d), for attacks that build no graph."""
+    return torch.ops.cerebsim.circuit_backward_x(grad_y, x, *wiring.operands, W)
+
+
+def learn_(
+    x: Tensor,
+    t: Tensor,
+    wiring: Wired,
+    W: Tensor,
+    mu: Tensor | None,
+    square_avg: Tensor | None,
+    rule: Rule,
+    batch_size: int,
+    order: Tensor | None = None,
+    tick: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Learns the rows `order` (int64; None: all) of x batch by batch; see `reference.learn_`.
+
+    W, mu and square_avg change in place (contiguous; mu None: no centring; square_avg None: the
+    plain delta rule). Returns y (len(order), c), each picture's output before it was learned.
+    `tick(done)` is called now and then. Ctrl-C ends the batch at hand and raises
+    `LearningInterrupted` with the number of pictures learned whole. The result does not depend, bit
+    for bit, on how a sequence is cut into calls at whole batches, nor on the number of threads.
+    """
+    if order is None:
+        order = torch.arange(len(x), device=x.device)
+    with _ticking(tick):
+        arguments = *wiring.operands, W, mu, square_avg, batch_size, *astuple(rule)
+        return torch.ops.cerebsim.learn_(x, t, order, *arguments)
+
+
+class _Granule(torch.autograd.Function):
+    @staticmethod
+    def forward(x, d, indices, weights, thresholds):
+        return torch.ops.cerebsim.granule(x, d, indices, weights, thresholds)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.d, *J = inputs
+        ctx.save_for_backward(x, *J)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_h):
+        x, *J = ctx.saved_tensors
+        grad_x = torch.ops.cerebsim.granule_backward(grad_h, x, ctx.d, *J)
+        return grad_x, None, None, None, None
+
+
+class _Circuit(torch.autograd.Function):
+    @staticmethod
+    def forward(x, d, indices, weights, thresholds, W, mu):
+        return torch.ops.cerebsim.circuit(x, d, indices, weights, thresholds, W, mu)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.d, *rest = inputs
+        ctx.save_for_backward(x, *rest)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        x, *J, W, mu = ctx.saved_tensors
+        grad_x = grad_W = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.ops.cerebsim.circuit_backward_x(grad_y, x, ctx.d, *J, W)
+        if ctx.needs_input_grad[5]:
+            grad_W = torch.ops.cerebsim.circuit_backward_W(grad_y, x, ctx.d, *J, mu)
+        return grad_x, None, None, None, None, grad_W, None
+
+
+# The operators. What a call needs beyond its tensors, the progress callback, reaches the kernel of
+# learn_ through a context variable, since a schema cannot carry a function.
+_tick: ContextVar[Callable[[int], None] | None] = ContextVar("cerebsim_tick", default=None)
+
+
+@contextmanager
+def _ticking(tick: Callable[[int], None] | None) -> Iterator[None]:
+    token = _tick.set(tick)
+    try:
+        yield
+    finally:
+        _tick.reset(token)
+
+
+def _expect_tensor(name: str, tensor: Tensor, shape: tuple, x: Tensor) -> None:
+    if tensor.shape != shape or tensor.dtype != x.dtype or tensor.device != x.device:
+        got = f"shape {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}"
+        expected = f"shape {shape}, {x.dtype} on {x.device}, as x and the wiring"
+        raise ArgumentError(name, got, expected, "Reshape it, or move it with .to().")
+
+
+def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None):
+    """Shapes, dtypes and devices of a call, from the tensors' descriptions alone."""
+    if x.ndim != 2 or not x.is_floating_point():
+        got = f"shape {tuple(x.shape)} of {x.dtype}"
+        raise ArgumentError("x", got, "shape (B, d) of floats", "Flatten pictures: x.flatten(1).")
+    if weights.device != x.device:
+        remedy = "Move the network or the pictures with .to()."
+        raise ArgumentError("x", f"device {x.device}", f"{weights.device}, as the wiring", remedy)
+    if x.shape[1] != d:
+        remedy = "Build the network with mossy_fibers equal to the picture's size."
+        raise ArgumentError("x", f"shape {tuple(x.shape)}", f"shape (B, {d})", remedy)
+    m = weights.shape[1]
+    if W is not None:
+        _expect_tensor("W", W, (W.shape[0], m), x)
+    if mu is not None:
+        _expect_tensor("mu", mu, (m,), x)
+    if grad_h is not None:
+        _expect_tensor("grad_h", grad_h, (x.shape[0], m), x)
+    if grad_y is not None:
+        _expect_tensor("grad_y", grad_y, (x.shape[0], grad_y.shape[-1] if W is None else len(W)), x)
+    if t is not None:
+        _expect_tensor("t", t, (x.shape[0], len(W)), x)
+
+
+def _serve(x: Tensor, indices: Tensor | None):
+    """The backend's module for a call."""
+    module = backends.select(x, dense=indices is None)
+    if module is backends.reference and not bool(torch.isfinite(x).all()):
+        odd = int((~torch.isfinite(x)).any(dim=1).nonzero()[0])
+        got = f"NaN or infinity in picture {odd}"
+        raise ArgumentError("x", got, "finite numbers", "Clean the input.")
+    return module
+
+
+def _granule(x, d, indices, weights, thresholds):
+    _check(x, d, weights)
+    return _serve(x, indices).granule(x, indices, weights, thresholds)
+
+
+def _granule_fake(x, d, indices, weights, thresholds):
+    _check(x, d, weights)
+    return x.new_empty(x.shape[0], weights.shape[1])
+
+
+def _granule_backward(grad_h, x, d, indices, weights, thresholds):
+    _check(x, d, weights, grad_h=grad_h)
+    return _serve(x, indices).granule_backward(grad_h, x, indices, weights, thresholds)
+
+
+def _granule_backward_fake(grad_h, x, d, indices, weights, thresholds):
+    _check(x, d, weights, grad_h=grad_h)
+    return x.new_empty(x.shape)
+
+
+def _circuit(x, d, indices, weights, thresholds, W, mu):
+    _check(x, d, weights, W=W, mu=mu)
+    return _serve(x, indices).circuit(x, indices, weights, thresholds, W, mu)
+
+
+def _circuit_fake(x, d, indices, weights, thresholds, W, mu):
+    _check(x, d, weights, W=W, mu=mu)
+    return x.new_empty(x.shape[0], W.shape[0])
+
+
+def _circuit_backward_x(grad_y, x, d, indices, weights, thresholds, W):
+    _check(x, d, weights, W=W, grad_y=grad_y)
+    return _serve(x, indices).circuit_backward_x(grad_y, x, indices, weights, thresholds, W)
+
+
+def _circuit_backward_x_fake(grad_y, x, d, indices, weights, thresholds, W):
+    _check(x, d, weights, W=W, grad_y=grad_y)
+    return x.new_empty(x.shape)
+
+
+def _circuit_backward_W(grad_y, x, d, indices, weights, thresholds, mu):
+    _check(x, d, weights, mu=mu, grad_y=grad_y)
+    return _serve(x, indices).circuit_backward_W(grad_y, x, indices, weights, thresholds, mu)
+
+
+def _circuit_backward_W_fake(grad_y, x, d, indices, weights, thresholds, mu):
+    _check(x, d, weights, mu=mu, grad_y=grad_y)
+    return x.new_empty(grad_y.shape[1], weights.shape[1])
+
+
+def _learn(x, t, order, d, indices, weights, thresholds, W, mu, square_avg, batch_size, *rule):
+    _check(x, d, weights, W=W, mu=mu, t=t)
+    expect(batch_size >= 1, "batch_size", batch_size, "a whole number >= 1", "1 learns one by one.")
+    for name, state in (("W", W), ("mu", mu), ("square_avg", square_avg)):
+        if state is not None and not state.is_contiguous():
+            got = f"strides {state.stride()}"
+            raise ArgumentError(name, got, "contiguous memory", "It is changed in place.")
+    if square_avg is not None:
+        _expect_tensor("square_avg", square_avg, W.shape, x)
+    good = order.ndim == 1 and order.dtype == torch.int64 and order.device == x.device
+    got = f"shape {tuple(order.shape)} of {order.dtype} on {order.device}"
+    expect(good, "order", got, f"shape (n,) of torch.int64 on {x.device}", "Pass row numbers.")
+    if order.numel():
+        low, high = (int(v) for v in order.aminmax())
+        good = 0 <= low and high < len(x)
+        expect(good, "order", f"rows {low}..{high}", f"0..{len(x) - 1}", "Pass row numbers of x.")
+    module = _serve(x, indices)
+    J = indices, weights, thresholds
+    return module.learn_(x, t, order, *J, W, mu, square_avg, batch_size, *rule, tick=_tick.get())
+
+
+def _learn_fake(x, t, order, d, indices, weights, thresholds, W, mu, square_avg, batch_size, *rule):
+    _check(x, d, weights, W=W, mu=mu, t=t)
+    return t.new_empty(order.shape[0], t.shape[1])
+
+
+_KERNELS = {
+    "granule": (_granule, _granule_fake),
+    "granule_backward": (_granule_backward, _granule_backward_fake),
+    "circuit": (_circuit, _circuit_fake),
+    "circuit_backward_x": (_circuit_backward_x, _circuit_backward_x_fake),
+    "circuit_backward_W": (_circuit_backward_W, _circuit_backward_W_fake),
+    "learn_": (_learn, _learn_fake),
+}
+for _name, (_kernel, _fake) in _KERNELS.items():
+    torch.library.define(f"cerebsim::{_name}", _SCHEMAS[_name])
+    torch.library.impl(f"cerebsim::{_name}", "default", _kernel)
+    torch.library.register_fake(f"cerebsim::{_name}", _fake)

@@ -1,0 +1,154 @@
+"""Floor 7: figures from numbers and pictures. Nothing is computed here.
+
+Every function returns a matplotlib Figure of its own, without pyplot and its global state;
+`save` writes it. Colours are Okabe and Ito's, which the colour-blind tell apart.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .results import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#999999", "#56B4E9", "#E69F00", "#0072B2", "#CC79A7", "#009E73")
+RIGHT, WRONG = "#0072B2", "#D55E00"
+_GREY = "#555555"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Accuracies in percent of one model under one attack: ours (mean, lowest, highest), paper's.
+
+    paper is None where nothing was published.
+    """
+
+    mean: float
+    low: float
+    high: float
+    paper: float | None = None
+
+
+def accuracy_bars(
+    title: str, groups: dict[str, Sequence[str]], models: dict[str, Sequence[Bar]]
+) -> "Figure":
+    """Grouped bars: one group of bars per attack, one bar per model, the paper's figure as a mark.
+
+    groups: {heading: names of its attacks}, left to right; models: {name: one Bar per attack}.
+    """
+    figure = _figure(11.5, 4.8)
+    axes = figure.add_subplot()
+    width = 0.84 / len(models)
+    names = [name for attacks in groups.values() for name in attacks]
+    for i, (model, bars) in enumerate(models.items()):
+        places = [place + (i - (len(models) - 1) / 2) * width for place in range(len(names))]
+        means = [bar.mean for bar in bars]
+        axes.bar(places, means, width * 0.92, label=model, color=COLOURS[i % len(COLOURS)])
+        for place, bar in zip(places, bars, strict=True):
+            if bar.high > bar.low:
+                axes.vlines(place, bar.low, bar.high, color="black", lw=1)
+            top = max(bar.high, bar.paper or 0)
+            axes.text(place, top + 1.5, f"{bar.mean:.1f}", ha="center", va="bottom", rotation=90,
+                      fontsize=8, color=_GREY)  # fmt: skip
+            if bar.paper is not None:
+                axes.hlines(bar.paper, place - width / 2, place + width / 2, color="black", lw=2)
+    if any(bar.paper is not None for bars in models.values() for bar in bars):
+        axes.hlines([], 0, 0, color="black", lw=2, label="the paper")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 119)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(title, loc="left", fontsize=12, pad=30)
+    edge = -0.5
+    for heading, attacks in groups.items():
+        axes.text(edge + len(attacks) / 2, 116, heading, ha="center", va="top", fontsize=10)
+        edge += len(attacks)
+        axes.axvline(edge, color="#cccccc", lw=1)
+    axes.set_xlim(-0.5, edge)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, frameon=False, borderaxespad=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", length=0)
+    return figure
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Pictures after an attack (N, C, H, W), its name, and the network's decisions on them (N,)."""
+
+    name: str
+    x: Tensor
+    decisions: Tensor
+
+
+def attacked_pictures(
+    title: str,
+    classes: Sequence[str],
+    x: Tensor,
+    y: Tensor,
+    decisions: Tensor,
+    attacks: Sequence[Attacked],
+    eps: float,
+) -> "Figure":
+    """A column per picture: clean, then per attack its perturbation (signed) and the picture.
+
+    Under each picture the network's decision, blue where right and orange where wrong. Red of a
+    perturbation is more light, blue less; full colour is eps. Of colour pictures the perturbation
+    is shown as grey + (perturbation / 2 eps).
+    """
+    rows = 1 + 2 * len(attacks)
+    figure = _figure(1.15 * len(x) + 1.9, 1.32 * rows + 0.7)
+    grid = figure.subplots(rows, len(x), squeeze=False)
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+
+    def show(row: int, label: str, pictures: Tensor, said: Tensor | None) -> None:
+        for i, axes in enumerate(grid[row]):
+            _show(axes, pictures[i], eps if said is None else None)
+            if said is not None:
+                right = int(said[i]) == int(y[i])
+                axes.set_xlabel(
+                    classes[int(said[i])] + ("" if right else "  (wrong)"),
+                    color=RIGHT if right else WRONG,
+                    fontsize=10,
+                    labelpad=2,
+                )
+        grid[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+
+    show(0, "clean", x, decisions)
+    for i, attacked in enumerate(attacks):
+        gain = f"x {0.5 / eps:.3g}"
+        show(2 * i + 1, f"{attacked.name}\nperturbation\n{gain}", attacked.x - x, None)
+        show(2 * i + 2, "attacked", attacked.x, attacked.decisions)
+    return figure
+
+
+def save(figure: "Figure", path: str | Path) -> Path:
+    """Write the figure (PNG, PDF or SVG by the file's ending) whole or not at all."""
+    path = Path(path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150)
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _show(axes, picture: Tensor, eps: float | None) -> None:
+    """Draw one picture (C, H, W), or a perturbation in -eps..eps if eps is given."""
+    pixels = picture.permute(1, 2, 0).numpy()
+    if pixels.shape[2] == 1:
+        low, high, colours = (0, 1, "gray") if eps is None else (-eps, eps, "RdBu_r")
+        axes.imshow(pixels[:, :, 0], vmin=low, vmax=high, cmap=colours)
+    else:
+        axes.imshow(pixels if eps is None else 0.5 + pixels / (2 * eps))
+    axes.set_xticks([])
+    axes.set_yticks([])

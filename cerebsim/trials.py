@@ -1,0 +1,174 @@
+"""Floor 7: a circuit that learns once and is attacked once, and what the records keep of it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from . import backends, results
+from .attacks import FGSM, PGD, Noise
+from .config import CircuitConfig, LearningConfig, preset
+from .data import Data, Pictures
+from .evaluation import evaluate
+from .labels import decide
+from .model import Cerebellum
+
+LOSSES = ("mse", "ce", "margin")
+
+
+def circuit_settings(name: str, wiring: str) -> dict:
+    """The settings of a circuit that a preset names and that this wiring has."""
+    settings = preset(name).circuit
+    # Only wiring "random" draws inputs, so only it can draw them with replacement.
+    return {key: settings[key] for key in settings if key != "replacement" or wiring == "random"}
+
+
+def training_recipe(data: Data, circuit: CircuitConfig, learning: LearningConfig) -> dict:
+    """What makes two trainings the same."""
+    return {
+        "name": f"train {data.name} seed {circuit.seed}",
+        "circuit": asdict(circuit),
+        "learning": asdict(learning),
+        "data": data.describe(),
+    }
+
+
+def train_once(
+    data: Data, circuit: CircuitConfig, learning: LearningConfig, out: str | Path
+) -> tuple[Cerebellum, dict]:
+    """A circuit that learned these pictures, and its record out/train.json.
+
+    Where the record exists the circuit is loaded from beside it; an interrupted training goes on
+    from its checkpoint. Raises CerebsimError if out holds another circuit.
+    """
+    out, trained = Path(out), None
+
+    def run() -> dict:
+        nonlocal trained
+        trained = Cerebellum(**asdict(circuit))
+        history = trained.fit(data.train, data.test, **asdict(learning), out=out)
+        return {
+            "history": asdict(history),
+            "data_dir": data.data_dir,
+            **served_by(trained, data.train),
+        }
+
+    recipe = training_recipe(data, circuit, learning)
+    record = results.run_once_at(train_record(out), recipe, run)
+    return Cerebellum.load(out) if trained is None else trained, record
+
+
+def train_record(out: str | Path) -> Path:
+    """Where `train_once` keeps the record of a circuit."""
+    return Path(out) / "train.json"
+
+
+def suite(eps: Sequence[float], losses: Sequence[str] = LOSSES) -> dict[str, Noise | FGSM | PGD]:
+    """The attacks of a report: noise, the paper's FGSM and PGD, and a sound PGD for each loss."""
+    eps = tuple(eps)
+    return {
+        "noise": Noise(eps),
+        "fgsm": FGSM(eps, loss="mse"),
+        "pgd": PGD(eps, **preset("paper").attack),
+        **{f"sound_{loss}": PGD(eps, loss=loss) for loss in losses},
+    }
+
+
+def attack_all(net: Cerebellum, pictures: Pictures, attacks: dict[str, Noise | FGSM | PGD]) -> dict:
+    """What a record holds of an evaluation.
+
+    accuracy: {"clean", "<attack>_<eps>" ..., "worst_<eps>" ...}, 0..1; evaluation: all its rows.
+    """
+    evaluation = evaluate(net, pictures, list(attacks.values()))
+    names = [f"{name}_{eps:g}" for name, attack in attacks.items() for eps in attack.eps]
+    accuracy = {"clean": evaluation.clean}
+    accuracy |= {name: row.accuracy for name, row in zip(names, evaluation.rows, strict=True)}
+    accuracy |= {f"worst_{eps:g}": share for eps, share in evaluation.worst_case.items()}
+    return {
+        "accuracy": accuracy,
+        "evaluation": evaluation.as_dict(),
+        **served_by(net, pictures),
+    }
+
+
+def served_by(net: Cerebellum, pictures: Pictures) -> dict[str, str]:
+    """The backend and the device that compute this network's outputs."""
+    x = pictures.x[:1].to(net.W.device)
+    module = backends.select(x, dense=net.config.wiring == "full")
+    names = [name for name, backend in backends.BACKENDS.items() if backend.module is module]
+    return {"backend": names[0], "device": str(x.device)}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model and seed of a table: trained, attacked and recorded at most once.
+
+    out/records has the record and, beside it, a few attacked pictures for a figure; out/circuits
+    has the trained circuit, which trials that differ in their attacks alone share.
+    """
+
+    model: str
+    circuit: CircuitConfig
+    learning: LearningConfig
+    data: Data
+    out: Path
+    eps: tuple[float, ...]
+    limit: int | None = None
+    """Attack only the first that many test pictures."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.data.name} seed {self.circuit.seed}"
+
+    @property
+    def recipe(self) -> dict:
+        return training_recipe(self.data, self.circuit, self.learning) | {
+            "name": self.name,
+            "model": self.model,
+            "attacks": {name: asdict(attack) for name, attack in suite(self.eps).items()},
+            "limit": self.limit,
+        }
+
+    @property
+    def record(self) -> Path:
+        return results.trial_path(self.out / "records", self.recipe)
+
+    @property
+    def examples(self) -> Path:
+        """Attacked pictures of the smallest eps, as `example_pictures` returns them."""
+        return self.record.with_suffix(".safetensors")
+
+    @property
+    def folder(self) -> Path:
+        """Of the trained circuit."""
+        recipe = training_recipe(self.data, self.circuit, self.learning) | {"name": self.name}
+        return results.trial_path(self.out / "circuits", recipe).with_suffix("")
+
+    def run(self) -> dict:
+        """The record; what it says is found now if it is not on disk."""
+        return results.run_once(self.record.parent, self.recipe, self._run)
+
+    def _run(self) -> dict:
+        net, trained = train_once(self.data, self.circuit, self.learning, self.folder)
+        found = attack_all(net, self.data.test.first(self.limit), suite(self.eps))
+        tensors = example_pictures(net, self.data.test, min(self.eps))
+        results.write_bytes(self.examples, safetensors.torch.save(tensors))
+        return {"history": trained["history"], **found}
+
+
+def example_pictures(net: Cerebellum, pictures: Pictures, eps: float) -> dict[str, Tensor]:
+    """The first eight pictures: "x", "y", "decisions", and "<attack>.x", "<attack>.decisions".
+
+    The attacks are the paper's PGD ("pgd") and PGD on the margin ("sound_margin").
+    """
+    x, y = pictures.first(8)
+    with torch.no_grad():
+        tensors = {"x": x, "y": y, "decisions": decide(net(x))}
+    attacks = suite([eps])
+    for name in ("pgd", "sound_margin"):
+        (result,) = attacks[name].attack(net, x, y)
+        tensors |= {f"{name}.x": result.adversarial, f"{name}.decisions": result.decisions}
+    return tensors

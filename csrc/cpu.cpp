@@ -1,0 +1,130 @@
+// The CPU backend: the kernels compiled for every instruction set, and the choice between them.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "circuit.h"
+#include "cpu_threads.h"
+
+namespace cerebsim {
+namespace {
+struct Kernels {
+    decltype(&granule) granule_;
+    decltype(&granule_backward) granule_backward_;
+    decltype(&circuit) circuit_;
+    decltype(&circuit_backward_x) circuit_backward_x_;
+    decltype(&circuit_backward_W) circuit_backward_W_;
+    decltype(&learn) learn_;
+};
+}  // namespace
+}  // namespace cerebsim
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
+
+// ROWS x COLUMNS vectors of 64 bytes are what a product keeps in registers.
+#define ROWS 5
+#define COLUMNS 1
+#define ISA baseline
+#include "cpu_kernels.h"
+#undef ISA
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define X86_DISPATCH
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define ISA avx2
+#include "cpu_kernels.h"
+#undef ISA
+
+#undef ROWS
+#undef COLUMNS
+#define ROWS 10
+#define COLUMNS 2
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#endif
+#define ISA avx512
+#include "cpu_kernels.h"
+#undef ISA
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+namespace cerebsim {
+namespace {
+
+struct Choice {
+    const char* name;
+    const Kernels* kernels;
+};
+
+const Choice& choice() {
+    static const Choice chosen = [] {
+#ifdef X86_DISPATCH
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+            return Choice{"avx512", &avx512::kernels};
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Choice{"avx2", &avx2::kernels};
+#endif
+        return Choice{"baseline", &baseline::kernels};
+    }();
+    return chosen;
+}
+
+// No more threads than the work is worth: a thread costs as much as some 100,000 multiply-adds.
+int worth(int threads, int64_t multiply_adds) {
+    return static_cast<int>(std::clamp<int64_t>(multiply_adds / 200000, 1, std::max(threads, 1)));
+}
+
+}  // namespace
+
+const char* instruction_set() { return choice().name; }
+
+void granule(const Wiring& J, const float* x, int64_t B, float* h, int threads) {
+    choice().kernels->granule_(J, x, B, h, worth(threads, B * J.m * J.k));
+}
+
+void granule_backward(const Wiring& J, const float* x, int64_t B, const float* grad_h, float* grad_x, int threads) {
+    choice().kernels->granule_backward_(J, x, B, grad_h, grad_x, worth(threads, 2 * B * J.m * J.k));
+}
+
+void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const float* mu, int64_t c, float* y,
+             int threads) {
+    choice().kernels->circuit_(J, x, B, W, mu, c, y, worth(threads, B * J.m * (J.k + c)));
+}
+
+void circuit_backward_x(const Wiring& J, const float* x, int64_t B, const float* W, int64_t c, const float* grad_y,
+                        float* grad_x, int threads) {
+    choice().kernels->circuit_backward_x_(J, x, B, W, c, grad_y, grad_x, worth(threads, B * J.m * (2 * J.k + c)));
+}
+
+void circuit_backward_W(const Wiring& J, const float* x, int64_t B, int64_t c, const float* grad_y, float* grad_W,
+                        int threads) {
+    choice().kernels->circuit_backward_W_(J, x, B, c, grad_y, grad_W, worth(threads, B * J.m * (J.k + c)));
+}
+
+int64_t learn(const Wiring& J, const float* x, const float* t, const int64_t* order, int64_t N, int64_t batch,
+              float* W, int64_t c, float* mu, float* square_avg, const Rule& rule, float* y, int threads,
+              const Tick& tick) {
+    const int team = worth(threads, std::min(N, batch) * J.m * (2 * J.k + 2 * c));
+    return choice().kernels->learn_(J, x, t, order, N, batch, W, c, mu, square_avg, rule, y, team, tick);
+}
+
+}  // namespace cerebsim

@@ -1,0 +1,172 @@
+import io
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from cerebsim.attacks import FGSM, PGD, Noise
+from cerebsim.errors import ArgumentError
+from cerebsim.evaluation import accuracy, evaluate, worst_case_suite
+
+
+def task(n=60, d=16, c=3, seed=0):
+    """A trained-looking net on noisy prototypes, with some mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = torch.rand(c, d, generator=generator)
+    y = torch.randint(c, (n,), generator=generator)
+    x = (prototypes[y] + 0.5 * torch.randn(n, d, generator=generator)).clamp(0, 1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(d, c))
+    with torch.no_grad():
+        net[1].weight.copy_(prototypes)
+        net[1].bias.copy_(-0.5 * prototypes.square().sum(1))
+    return net, (x.reshape(n, 1, 4, 4), y)
+
+
+def test_accuracy_in_any_batches():
+    net, (x, y) = task()
+    by_hand = (net(x).argmax(1) == y).double().mean().item()
+    assert 0.5 < by_hand < 1
+    for batch_size in (1, 7, 60, 1000):
+        assert accuracy(net, (x, y), batch_size=batch_size) == by_hand
+
+
+def test_accuracy_of_one_output():
+    net = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, -1.0]]))
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.5]])
+    assert accuracy(net, (x, torch.tensor([0, 1, 0, 0]))) == 0.75
+
+
+def test_accuracy_is_taken_in_eval_mode():
+    net, pictures = task()
+    clean = accuracy(net, pictures)
+    noisy = nn.Sequential(net, nn.Dropout(1.0)).train()
+    assert accuracy(noisy, pictures) == clean and noisy[1].training
+    evaluate(noisy, pictures, [FGSM(0.1)])
+    assert noisy.training and noisy[1].training
+
+
+def test_rows_are_the_attacks():
+    net, (x, y) = task()
+    attacks = [Noise(0.2), FGSM([0.05, 0.1], loss="mse"), PGD(0.1, steps=5, keep="last")]
+    result = evaluate(net, (x, y), attacks)
+    assert [r.name for r in result.rows] == ["Noise uniform", "FGSM mse", "FGSM mse", "PGD margin"]
+    assert [r.eps for r in result.rows] == [0.2, 0.05, 0.1, 0.1]
+    assert result.rows[0].accuracy == attacks[0].attack(net, x, y).accuracy
+    assert result.rows[2].accuracy == attacks[1].attack(net, x, y)[1].accuracy
+    assert result.rows[3].settings == attacks[2].attack(net, x, y).settings
+    assert result.n == 60 and result.clean == accuracy(net, (x, y))
+
+
+def test_the_worst_case_is_per_picture_over_clean_and_smaller_eps():
+    class Scripted:
+        """An attack that fools the net on the pictures it is told."""
+
+        def __init__(self, eps, fooled):
+            self.eps, self.fooled = eps, fooled
+
+        def attack(self, net, x, y, *, batch_size, progress):
+            success = torch.zeros(len(x), dtype=torch.bool)
+            success[self.fooled] = True
+            result = FGSM(self.eps).attack(net, x, y)
+            result.success = success
+            return result
+
+    net, (x, y) = task(n=10)
+    y = net(x).argmax(1)
+    y[9] = (y[9] + 1) % 3  # one wrong when clean, on which every attack "fails"
+    attacks = [Scripted(0.3, [4]), Scripted(0.1, [0, 1]), Scripted(0.1, [1, 2]), Scripted(0.2, [])]
+    result = evaluate(net, (x, y), attacks)
+    assert [r.accuracy for r in result.rows] == pytest.approx([0.9, 0.8, 0.8, 1.0])
+    assert result.worst_case == pytest.approx({0.1: 0.6, 0.2: 0.6, 0.3: 0.5})
+    assert list(result.worst_case) == [0.1, 0.2, 0.3]
+
+
+def test_the_default_attacks():
+    net, pictures = task()
+    result = evaluate(net, pictures)
+    names = ["Noise uniform", "FGSM margin", "PGD mse", "PGD ce", "PGD margin"]
+    assert [r.name for r in result.rows] == names
+    assert {r.eps for r in result.rows} == {0.1}
+    assert result.worst_case[0.1] <= min(r.accuracy for r in result.rows) < result.clean
+    suite = worst_case_suite([0.1, 0.3])
+    assert [a.loss for a in suite] == ["mse", "ce", "margin"]
+    assert all(a.eps == (0.1, 0.3) and a.keep == "best" for a in suite)
+
+
+def test_limit_takes_the_first_pictures():
+    net, (x, y) = task()
+    part = evaluate(net, (x, y), [FGSM(0.1)], limit=7)
+    whole = evaluate(net, (x[:7], y[:7]), [FGSM(0.1)])
+    assert part.n == 7 and part.clean == whole.clean and part.worst_case == whole.worst_case
+    assert evaluate(net, (x, y), [], limit=1000).n == 60
+
+
+def test_the_table():
+    net, pictures = task()
+    result = evaluate(net, pictures, [FGSM([2 / 255, 0.3])])
+    lines = str(result).splitlines()
+    assert lines[0] == "60 pictures"
+    assert lines[1].split() == ["attack", "eps", "accuracy", "time"]
+    assert lines[3].split() == ["clean", f"{100 * result.clean:.2f}", "%"]
+    assert lines[4].split()[:3] == ["FGSM", "margin", "0.007843"]
+    assert lines[-1].split() == ["worst", "case", "0.3", f"{100 * result.worst_case[0.3]:.2f}", "%"]
+    assert len({line.index("%") for line in lines[3:]}) == 1
+    assert str(evaluate(net, pictures, [], limit=1)).startswith("1 picture\n")
+
+
+def test_the_record_is_json():
+    net, pictures = task()
+    record = evaluate(net, pictures, [Noise(0.1), PGD([0.1, 0.2], steps=3)]).as_dict()
+    again = json.loads(json.dumps(record, allow_nan=False))
+    assert again["worst_case"] == record["worst_case"] and set(again["worst_case"]) == {
+        "0.1",
+        "0.2",
+    }
+    assert [r["settings"]["eps"] for r in again["rows"]] == [0.1, 0.1, 0.2]
+
+
+def test_a_bar_on_a_terminal_only(monkeypatch, capsys):
+    net, pictures = task()
+    evaluate(net, pictures, [FGSM(0.1)])
+    assert capsys.readouterr() == ("", "")
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for wanted in (True, False):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        evaluate(net, pictures, [FGSM(0.1)], progress=wanted)
+        assert ("FGSM" in sys.stderr.getvalue()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attacks": PGD(0.1)}, r"attacks: got PGD\(.*, expected a list of attacks"),
+        ({"attacks": ["pgd"]}, "attacks: got 'pgd'"),
+        ({"attacks": [PGD]}, "attacks: got <class"),
+        ({"attacks": [PGD(0.1, targeted=True)]}, "untargeted attacks"),
+        ({"limit": 0}, "limit: got 0"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"net": lambda x: x}, "model: got function"),
+        ({"pictures": (torch.rand(3, 16), torch.zeros(2).long())}, "got 3 pictures and 2 labels"),
+        (
+            {"pictures": (torch.rand(0, 16), torch.zeros(0).long())},
+            "expected equally many, at least",
+        ),
+        (
+            {"pictures": (torch.rand(2, 16), torch.tensor([0, 3]))},
+            "pictures: got values from 0 to 3",
+        ),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    net, pictures = task()
+    call = {"net": net, "pictures": pictures, "attacks": [FGSM(0.1)]} | change
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(**call)

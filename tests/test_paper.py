@@ -1,0 +1,208 @@
+import csv
+
+import pytest
+import torch
+
+from cerebsim import paper, plots, results, trials
+from cerebsim.data import Data, Pictures, load_data
+from cerebsim.errors import ArgumentError, CerebsimError
+from cerebsim.paper import TABLE2, reproduce_table2, table2_circuits
+
+COLUMNS = [
+    "clean",
+    "noise_0.1",
+    "fgsm_0.1",
+    "pgd_0.1",
+    "worst_0.1",
+    "noise_0.3",
+    "fgsm_0.3",
+    "pgd_0.3",
+    "worst_0.3",
+]
+
+
+def pictures(n, side, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 1, side, side, generator=generator)
+    return Pictures(x, torch.randint(10, (n,), generator=generator))
+
+
+def blank(name, side):
+    classes = tuple("0123456789")
+    return Data(name, pictures(2, side), pictures(2, side), classes, checksum="0")
+
+
+@pytest.fixture(scope="module")
+def few():
+    """A few of the digits, under the digits' name."""
+    digits = load_data("digits")
+    return Data("digits", digits.train.first(300), digits.test.first(40), digits.classes, "few")
+
+
+@pytest.fixture(scope="module")
+def done(few, tmp_path_factory):
+    out = tmp_path_factory.mktemp("table2")
+    return out, reproduce_table2(few, seeds=[0], out=out, limit=20, epochs=2)
+
+
+def test_published_numbers_keep_the_order_that_the_paper_draws_its_claim_from():
+    assert TABLE2["Cerebellum"]["pgd_0.1"] == 55.8 and TABLE2["Base"]["clean"] == 96.5
+    assert max(TABLE2, key=lambda model: TABLE2[model]["pgd_0.1"]) == "Cerebellum"
+    assert all(set(line) < set(COLUMNS) for line in TABLE2.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "budget", "sizes"),
+    [
+        ("mnist", 28, 4_800_000, [5_970, 5_970, 200_000, 200_000]),
+        ("digits", 8, 480_000, [5_714, 5_714, 20_000, 20_000]),
+    ],
+)
+def test_the_four_models_have_one_synapse_budget(name, side, budget, sizes):
+    circuits = table2_circuits(blank(name, side), seed=3)
+    assert list(circuits) == list(TABLE2)
+    assert [circuit.granule_cells for circuit in circuits.values()] == sizes
+    for circuit in circuits.values():
+        synapses = circuit.granule_cells * (circuit.fan_in + 2 * circuit.purkinje_cells)
+        assert synapses == pytest.approx(budget, rel=1e-3)
+        assert circuit.seed == 3
+    anatomy = [(c.wiring, c.fan_in, c.ltd, c.replacement) for c in circuits.values()]
+    full = side * side
+    assert anatomy == [
+        ("full", full, False, False),
+        ("full", full, True, False),
+        ("random", 4, False, True),
+        ("random", 4, True, True),
+    ]
+
+
+def test_a_reproduction_leaves_records_table_figures_and_circuits(done):
+    out, reproduction = done
+    for path in reproduction.files:
+        assert path.exists(), path
+    assert {path.name for path in out.iterdir()} == {
+        "records", "circuits", "table2.csv", "table2.md", "table2.png", "pictures.png"
+    }  # fmt: skip
+    records = {record["recipe"]["model"]: record for record in results.read_all(out / "records")}
+    assert set(records) == set(TABLE2)
+    for record in records.values():
+        accuracy = record["accuracy"]
+        assert set(COLUMNS) < set(accuracy)
+        under_01 = [accuracy[key] for key in accuracy if key.endswith("_0.1")]
+        assert accuracy["worst_0.1"] == min(under_01) or accuracy["worst_0.1"] < min(under_01)
+        assert accuracy["worst_0.3"] <= accuracy["worst_0.1"] <= accuracy["clean"]
+        assert record["evaluation"]["n"] == 20 and len(record["history"]["test_accuracy"]) == 2
+        assert record["recipe"]["data"]["checksum"] == "few"
+    # One attack's settings, as they were used: the paper's.
+    used = records["Cerebellum"]["evaluation"]["rows"][4]["settings"]
+    assert used["loss"] == "mse" and used["keep"] == "last" and used["alpha"] == 0.01
+    assert reproduction.circuit.name.startswith("cerebellum-digits-seed-0")
+    assert (reproduction.circuit / "train.json").exists()
+
+
+def test_the_table_says_what_the_records_say(done):
+    out, reproduction = done
+    records = {record["recipe"]["model"]: record for record in results.read_all(out / "records")}
+    lines = list(csv.DictReader((out / "table2.csv").read_text().splitlines()))
+    assert [line["column"] for line in lines] == COLUMNS * 4
+    for line in lines:
+        share = records[line["model"]]["accuracy"][line["column"]]
+        assert float(line["ours"]) == pytest.approx(100 * share, abs=1e-3)
+        assert line["paper"] == "" and line["difference"] == ""  # nothing published on digits
+    assert reproduction.table in (out / "table2.md").read_text()
+    assert reproduction.table.count("ours") == 4 and "difference" not in reproduction.table
+
+
+def test_what_is_on_disk_is_not_run_again_but_drawn_again(done, few, monkeypatch):
+    out, first = done
+    before = [(path, path.stat().st_mtime_ns) for path in sorted((out / "records").iterdir())]
+    assert len(before) == 8  # a record and its pictures per model
+    drawn = (out / "pictures.png").read_bytes()
+    for name in ("table2.csv", "table2.md", "table2.png", "pictures.png"):
+        (out / name).unlink()
+    monkeypatch.setattr(trials, "train_once", lambda *args: pytest.fail("trains again"))
+    again = reproduce_table2(few, seeds=[0], out=out, limit=20, epochs=2)
+    assert again == first and all(path.exists() for path in again.files)
+    assert (out / "pictures.png").read_bytes() == drawn
+    after = [(path, path.stat().st_mtime_ns) for path in sorted((out / "records").iterdir())]
+    assert after == before
+
+
+def test_another_seed_is_another_trial_and_the_table_has_the_mean(done, few):
+    out, _ = done
+    both = reproduce_table2(few, seeds=[0, 123], out=out, limit=20, epochs=2)
+    assert len(list((out / "records").glob("*.json"))) == 8
+    shares = [
+        100 * record["accuracy"]["noise_0.3"]
+        for record in results.read_all(out / "records")
+        if record["recipe"]["model"] == "Cerebellum"
+    ]
+    line = next(
+        line
+        for line in csv.DictReader((out / "table2.csv").read_text().splitlines())
+        if (line["model"], line["column"]) == ("Cerebellum", "noise_0.3")
+    )
+    assert line["seeds"] == "0 123"
+    assert float(line["ours"]) == pytest.approx(sum(shares) / 2, abs=1e-3)
+    assert (float(line["lowest"]), float(line["highest"])) == pytest.approx(
+        (min(shares), max(shares)), abs=1e-3
+    )
+    assert "range" in both.table
+
+
+def test_lost_pictures_are_named(done, few):
+    out, reproduction = done
+    (kept,) = (out / "records").glob("cerebellum-digits-seed-0-*.safetensors")
+    content = kept.read_bytes()
+    kept.write_bytes(content[:100])
+    with pytest.raises(CerebsimError, match=f"{kept.name} cannot be read"):
+        reproduce_table2(few, seeds=[0], out=out, limit=20, epochs=2)
+    kept.write_bytes(content)
+
+
+def test_no_seed_is_an_error(few, tmp_path):
+    with pytest.raises(ArgumentError, match="seeds"):
+        reproduce_table2(few, seeds=[], out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_beside_published_numbers_the_table_has_the_difference(tmp_path):
+    accuracy = dict.fromkeys(COLUMNS, 0.5) | {"fgsm_0.1": 0.615}
+    circuit = {"wiring": "random", "fan_in": 4, "granule_cells": 9, "ltd": True, "seed": 0}
+    record = {"recipe": {"circuit": circuit}, "accuracy": accuracy}
+    table, (csv_file, *_) = paper._write(
+        "t", "T", {"Cerebellum": [record]}, {"Cerebellum": TABLE2["Cerebellum"]}, tmp_path
+    )
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    where = cells[0].index("FGSM 0.1")
+    by_line = {line[1]: line for line in cells[2:]}
+    assert list(by_line) == ["paper", "ours", "difference"]
+    assert [line[where] for line in by_line.values()] == ["62.0", "61.5", "-0.5"]
+    assert by_line["paper"][cells[0].index("worst 0.1")] == ""
+    lines = {line["column"]: line for line in csv.DictReader(csv_file.read_text().splitlines())}
+    assert lines["fgsm_0.1"]["difference"] == "-0.5" and lines["worst_0.1"]["paper"] == ""
+
+
+def test_figures_of_colour_pictures_and_of_formats(tmp_path):
+    x = torch.rand(3, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 0])
+    attacked = [plots.Attacked("PGD", (x + 0.1).clamp(0, 1), 1 - y)]
+    figure = plots.attacked_pictures("t", ["cat", "dog"], x, y, y, attacked, eps=0.1)
+    said = [axes.get_xlabel() for axes in figure.axes]
+    assert said == ["cat", "dog", "cat"] + [""] * 3 + [
+        "dog  (wrong)",
+        "cat  (wrong)",
+        "dog  (wrong)",
+    ]
+    assert plots.save(figure, tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    assert plots.save(figure, tmp_path / "a.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_bars_show_every_number_and_the_papers_mark():
+    bars = {"Base": [plots.Bar(96.3, 96.0, 96.6, paper=95.0), plots.Bar(12.3, 12.3, 12.3)]}
+    figure = plots.accuracy_bars("t", {"no attack": ["clean"], "eps = 0.1": ["noise"]}, bars)
+    (axes,) = figure.axes
+    assert [patch.get_height() for patch in axes.patches] == [96.3, 12.3]
+    written = [text.get_text() for text in axes.texts]
+    assert written == ["96.3", "12.3", "no attack", "eps = 0.1"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["the paper", "Base"]
