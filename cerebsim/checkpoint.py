@@ -8,7 +8,6 @@ the old file.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import safetensors.torch
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError
+from .files import write_whole
 
 FORMAT = 1
 NAME = "circuit.safetensors"
@@ -43,18 +43,10 @@ def save(folder: Path, tensors: dict[str, Tensor], facts: dict) -> None:
     raw = safetensors.torch.save(tensors, metadata={"cerebsim": json.dumps(record)})
     digest = hashlib.sha256(raw).hexdigest()
     raw = raw.replace(_BLANK.encode(), digest.encode(), 1)
-    path, partial = folder / NAME, folder / f".{NAME}.{os.getpid()}.partial"
+    path = folder / NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.glob(f".{NAME}.*.partial"):
-            abandoned.unlink()
-        with open(partial, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_whole(path, raw)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         reason = f"{path}: cannot be saved ({error.strerror}); what was there before is untouched"
         raise CheckpointError(f"{reason}. Free space or choose another folder.") from error
 

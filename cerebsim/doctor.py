@@ -54,7 +54,7 @@ def _speed() -> Iterator[str]:
     d, m, k, c, batch = 784, 200_000, 4, 10, 50
     yield f"speed       d={d}, m={m:,}, k={k}, c={c}, batches of {batch}:"
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(4 * batch, 1, 28, 28, generator=generator)
+    x = torch.rand(10 * batch, 1, 28, 28, generator=generator)
     pictures = Pictures(x, torch.randint(c, (len(x),), generator=generator))
     net = Cerebellum(d, m, c, fan_in=k)
     net.eval()

@@ -261,5 +261,5 @@ def _bar(progress: bool, total: int) -> Iterator[Callable[[int], None]]:
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=" pictures", desc="learning", disable=None) as bar:
+    with tqdm(total=total, unit=" pictures", desc="learning", disable=None, leave=None) as bar:
         yield lambda done: bar.update(done - bar.n)

@@ -53,7 +53,9 @@ def accuracy_bars(
         for place, bar in zip(places, bars, strict=True):
             if bar.high > bar.low:
                 axes.vlines(place, bar.low, bar.high, color="black", lw=1)
-            top = max(bar.high, bar.paper or 0)
+            top = bar.high
+            if bar.paper is not None and top < bar.paper < top + 11:
+                top = bar.paper  # no room for the number between bar and mark
             axes.text(place, top + 1.5, f"{bar.mean:.1f}", ha="center", va="bottom", rotation=90,
                       fontsize=8, color=_GREY)  # fmt: skip
             if bar.paper is not None:

@@ -28,7 +28,8 @@ def granule_backward(
     grad_h: Tensor, x: Tensor, indices: Tensor | None, weights: Tensor, thresholds: Tensor | None
 ) -> Tensor:
     """Gradient to x: J (grad_h * [h > 0])."""
-    grad_u = grad_h * (granule(x, indices, weights, thresholds) > 0)
+    h = granule(x, indices, weights, thresholds)
+    grad_u = torch.ops.aten.threshold_backward(grad_h, h, 0)  # grad_h * [h > 0] in one pass
     weights = weights.to(x.dtype)
     if indices is None:
         return grad_u @ weights.T

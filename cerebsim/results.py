@@ -6,11 +6,9 @@ that exists is not run again. The environment (versions, machine, threads) says 
 no part of the name.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
-import os
 import platform
 import re
 import subprocess
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 
 from .errors import CerebsimError
+from .files import write_whole
 
 FORMAT = 1
 
@@ -96,20 +95,10 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file whole or not at all: whoever reads it sees the old content or the new one."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_whole(Path(path), content)
     except OSError as error:
         raise CerebsimError(f"{path} cannot be written: {error}. Nothing was changed.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -66,14 +66,20 @@ def train_record(out: str | Path) -> Path:
     return Path(out) / "train.json"
 
 
-def suite(eps: Sequence[float], losses: Sequence[str] = LOSSES) -> dict[str, Noise | FGSM | PGD]:
-    """The attacks of a report: noise, the paper's FGSM and PGD, and a sound PGD for each loss."""
+def suite(
+    eps: Sequence[float], losses: Sequence[str] = LOSSES, sound_eps: Sequence[float] | None = None
+) -> dict[str, Noise | FGSM | PGD]:
+    """The attacks of a report: noise, the paper's FGSM and PGD, and a sound PGD for each loss.
+
+    sound_eps: where the sound attacks run, None: at every eps.
+    """
     eps = tuple(eps)
+    sound = eps if sound_eps is None else tuple(sound_eps)
     return {
         "noise": Noise(eps),
         "fgsm": FGSM(eps, loss="mse"),
         "pgd": PGD(eps, **preset("paper").attack),
-        **{f"sound_{loss}": PGD(eps, loss=loss) for loss in losses},
+        **{f"sound_{loss}": PGD(sound, loss=loss) for loss in losses},
     }
 
 
@@ -120,6 +126,11 @@ class Trial:
     """Attack only the first that many test pictures."""
 
     @property
+    def attacks(self) -> dict[str, Noise | FGSM | PGD]:
+        """The sound attacks run at the smallest eps: what fools there fools at every larger one."""
+        return suite(self.eps, sound_eps=[min(self.eps)])
+
+    @property
     def name(self) -> str:
         return f"{self.model} {self.data.name} seed {self.circuit.seed}"
 
@@ -128,7 +139,7 @@ class Trial:
         return training_recipe(self.data, self.circuit, self.learning) | {
             "name": self.name,
             "model": self.model,
-            "attacks": {name: asdict(attack) for name, attack in suite(self.eps).items()},
+            "attacks": {name: asdict(attack) for name, attack in self.attacks.items()},
             "limit": self.limit,
         }
 
@@ -153,7 +164,7 @@ class Trial:
 
     def _run(self) -> dict:
         net, trained = train_once(self.data, self.circuit, self.learning, self.folder)
-        found = attack_all(net, self.data.test.first(self.limit), suite(self.eps))
+        found = attack_all(net, self.data.test.first(self.limit), self.attacks)
         tensors = example_pictures(net, self.data.test, min(self.eps))
         results.write_bytes(self.examples, safetensors.torch.save(tensors))
         return {"history": trained["history"], **found}

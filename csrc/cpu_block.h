@@ -110,6 +110,15 @@ OUTLINE void transpose(const float* in, int64_t rows, int64_t cols, int64_t in_s
         default: { constexpr int VECTORS = 4; CALL; }       \
     }
 
+// Calls F<V> for V vectors of a tile.
+#define FOR_VECTORS(V, CALL)                 \
+    switch (V) {                             \
+        case 1: { constexpr int VECTORS = 1; CALL; break; } \
+        case 2: { constexpr int VECTORS = 2; CALL; break; } \
+        case 3: { constexpr int VECTORS = 3; CALL; break; } \
+        default: { constexpr int VECTORS = 4; CALL; }       \
+    }
+
 // The granule cells [begin, end) of a chunk; chunks are whole blocks and depend on m alone.
 struct Span {
     int64_t begin, end;
@@ -117,6 +126,11 @@ struct Span {
 INLINE Span chunk_of(int64_t m, int64_t chunk) {
     const int64_t size = ((m + CHUNKS - 1) / CHUNKS + BLOCK - 1) / BLOCK * BLOCK;
     return {std::min(m, chunk * size), std::min(m, (chunk + 1) * size)};
+}
+
+// Asks for memory that the next block will read.
+INLINE void prefetch(const void* p, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(p) + line);
 }
 
 // The wiring of up to 64 granule cells, packed. The usual few synapses stay in rows, as in memory;
@@ -136,8 +150,10 @@ template <class From, class To>
 INLINE void pack_rows(const From* from, const Block& block, To factor, To* to) {
     const int64_t m = block.J.m, k = block.J.k, n = block.n;
     if (block.in_rows)
-        for (int64_t r = 0; r < k; ++r)
+        for (int64_t r = 0; r < k; ++r) {
+            prefetch(from + r * m + BLOCK, BLOCK * sizeof(From));
             for (int64_t g = 0; g < n; ++g) to[r * BLOCK + g] = from[r * m + g] * factor;
+        }
     else
         for (int64_t r = 0; r < k; ++r)
             for (int64_t g = 0; g < n; ++g) to[g * k + r] = from[r * m + g] * factor;
@@ -211,9 +227,13 @@ OUTLINE void scatter(const Block& block, int V, const float* h, const float* gra
 #undef FOR_FAN_IN
 #undef FOR_VECTORS
 
-// W[:, first : first + n] -> (c, 64)
+// W[:, first : first + n] -> (c, 64), then zeros
 INLINE void pack_readout(const float* W, int64_t m, int64_t c, int64_t first, int64_t n, float* packed) {
-    for (int64_t j = 0; j < c; ++j) std::memcpy(packed + j * BLOCK, W + j * m + first, n * sizeof(float));
+    for (int64_t j = 0; j < c; ++j) {
+        const float* row = W + j * m + first;
+        prefetch(row + BLOCK, BLOCK * sizeof(float));
+        for (int64_t g = 0; g < BLOCK; g += LANES) store(packed + j * BLOCK + g, load_some(row + g, n - g));
+    }
 }
 
 // A matrix whose entry (r, i) stands at p[r * across + i * along].

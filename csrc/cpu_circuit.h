@@ -59,8 +59,9 @@ INLINE void for_groups(const Wiring& J, const float* x, int64_t B, const Work& w
 // Calls work(chunk, tile, thread) for every chunk and tile, on all threads.
 template <class Work>
 INLINE void for_chunks(int threads, Tiles tiles, const Work& work) {
+    // Tile by tile: what stays in the cache is the tile, what streams is J and W.
     run_tasks(threads, CHUNKS * tiles.count(),
-              [&](int64_t task, int thread) { work(task / tiles.count(), task % tiles.count(), thread); });
+              [&](int64_t task, int thread) { work(task % CHUNKS, task / CHUNKS, thread); });
 }
 
 static void granule(const Wiring& J, const float* x, int64_t B, float* h, int threads) {
@@ -80,12 +81,11 @@ static void granule(const Wiring& J, const float* x, int64_t B, float* h, int th
     });
 }
 
-// y_lanes (c, 16) += W z for the cells first ... first + n, which are the lanes.
-INLINE void read_lanes(const float* W, int64_t m, int64_t c, int64_t first, int64_t n, const float* z,
-                       float* y_lanes) {
+// y_lanes (c, 16) += W z, with the cells of a block as lanes; W (c, 64) at a stride, z (64).
+INLINE void read_lanes(const float* W, int64_t stride, const float* z, int64_t c, float* y_lanes) {
     for (int64_t j = 0; j < c; ++j) {
         Lanes sum = load(y_lanes + j * LANES);
-        for (int64_t g = 0; g < n; g += LANES) sum += load_some(W + j * m + first + g, n - g) * load_some(z + g, n - g);
+        for (int64_t g = 0; g < BLOCK; g += LANES) sum += load(W + j * stride + g) * load(z + g);
         store(y_lanes + j * LANES, sum);
     }
 }
@@ -108,20 +108,27 @@ static void circuit(const Wiring& J, const float* x, int64_t B, const float* W, 
                 pack_readout(W, J.m, c, first, at.block.n, at.W.data());
                 gather(at.block, V, xt.tile(t), at.h.data());
                 product<false>({at.W.data(), BLOCK, 1}, at.h.data(), c, at.block.n, V, part);
-                if (mu) read_lanes(W, J.m, c, first, at.block.n, mu + first, part + c * TILE);
+                if (!mu) continue;
+                float centre[BLOCK] = {};
+                std::memcpy(centre, mu + first, at.block.n * sizeof(float));
+                read_lanes(at.W.data(), BLOCK, centre, c, part + c * TILE);
             }
         });
-        for (int64_t b = 0; b < xt.tiles.B; ++b)
-            for (int64_t j = 0; j < c; ++j) {
-                const int64_t t = b / TILE, place = j * xt.tiles.vectors(t) * LANES + b % TILE;
-                float sum = 0, centre = 0;
-                for (int64_t chunk = 0; chunk < CHUNKS; ++chunk) {
-                    const float* part = parts.data() + (chunk * GROUP + t) * size;
-                    sum += part[place];
-                    for (int64_t lane = 0; lane < LANES; ++lane) centre += part[c * TILE + j * LANES + lane];
-                }
-                y[(b0 + b) * c + j] = sum - centre;
+        // The chunks are added in their order.
+        for (int64_t t = 0; t < xt.tiles.count(); ++t) {
+            const int64_t lanes = xt.tiles.vectors(t) * LANES;
+            float* sum = parts.data() + t * size;
+            for (int64_t chunk = 1; chunk < CHUNKS; ++chunk) {
+                const float* more = sum + chunk * GROUP * size;
+                for (int64_t i = 0; i < size; i += LANES) store(sum + i, load(sum + i) + load(more + i));
             }
+            for (int64_t j = 0; j < c; ++j) {
+                float centre = 0;
+                for (int64_t lane = 0; lane < LANES; ++lane) centre += sum[c * TILE + j * LANES + lane];
+                for (int64_t b = 0; b < xt.tiles.pictures(t); ++b)
+                    y[(b0 + t * TILE + b) * c + j] = sum[j * lanes + b] - centre;
+            }
+        }
     });
 }
 

@@ -8,14 +8,17 @@ namespace ISA {
 
 // h (64) of one picture, straight from memory: with one picture the cells are the lanes.
 template <class Index>
-INLINE void gather_one(const Wiring& J, const Index* indices, int64_t first, int64_t n, const float* x, float* h) {
+INLINE void gather_one(const Wiring& J, const Index* indices, int64_t first, int64_t n, const float* __restrict x,
+                       float* __restrict h) {
     for (int64_t g = 0; g < BLOCK; ++g) h[g] = 0;
     if (J.thresholds)
         for (int64_t g = 0; g < n; ++g) h[g] = -J.thresholds[first + g];
     for (int64_t r = 0; r < J.k; ++r) {
-        const Index* index = indices + r * J.m + first;
-        const float* weight = J.weights + r * J.m + first;
-        for (int64_t g = 0; g < n; ++g) h[g] += weight[g] * x[index[g]];
+        const Index* __restrict index = indices + r * J.m + first;
+        const float* __restrict weight = J.weights + r * J.m + first;
+        prefetch(index + BLOCK, BLOCK * sizeof(Index));
+        prefetch(weight + BLOCK, BLOCK * sizeof(float));
+        for (int64_t g = 0; g < n; ++g) h[g] += weight[g] * x[static_cast<int32_t>(index[g])];
     }
     for (int64_t g = 0; g < BLOCK; ++g) h[g] = h[g] > 0 ? h[g] : 0;
 }
@@ -49,6 +52,10 @@ struct LearnerWorkspace {
           errors(a.batch * a.c), error_sums(a.c) {}
 };
 
+INLINE void subtract(float* __restrict h, const float* __restrict mu, int64_t n) {
+    for (int64_t g = 0; g < n; ++g) h[g] -= mu[g];
+}
+
 // mean (64) of h over the pictures, from sums (64, 16) over the lanes; sums may be overwritten.
 INLINE void mean_of(float* sums, float* scratch, int64_t pictures, float* mean) {
     transpose(sums, BLOCK, LANES, LANES, scratch, BLOCK, BLOCK);
@@ -68,8 +75,7 @@ static void weight_gradient(const Learner& a, int64_t step, int64_t first, int64
         a.J.wide ? gather_one(a.J, static_cast<const int32_t*>(a.J.indices), first, n, xt, h)
                  : gather_one(a.J, static_cast<const int16_t*>(a.J.indices), first, n, xt, h);
         for (int64_t g = 0; g < BLOCK; ++g) mean[g] = h[g];
-        if (a.mu)
-            for (int64_t g = 0; g < n; ++g) h[g] -= a.mu[first + g];
+        if (a.mu) subtract(h, a.mu + first, n);
         for (int64_t j = 0; j < a.c; ++j)
             for (int64_t g = 0; g < BLOCK; ++g) dW[j * BLOCK + g] = at.errors.data()[j] * h[g];
         return;
@@ -88,13 +94,15 @@ static void weight_gradient(const Learner& a, int64_t step, int64_t first, int64
 static void descend(const Learner& a, int64_t first, int64_t n, const float* dW) {
     const float rate = a.rule.learning_rate, keep = 1 - a.rule.decay, eps = a.rule.rms_eps;
     for (int64_t j = 0; j < a.c; ++j) {
-        const float* gradient = dW + j * BLOCK;
-        float* W = a.W + j * a.J.m + first;
+        const float* __restrict gradient = dW + j * BLOCK;
+        float* __restrict W = a.W + j * a.J.m + first;
         if (!a.square_avg) {
             for (int64_t g = 0; g < n; ++g) W[g] -= rate * gradient[g];
             continue;
         }
-        float* square = a.square_avg + j * a.J.m + first;
+        float* __restrict square = a.square_avg + j * a.J.m + first;
+        prefetch(W + BLOCK, BLOCK * sizeof(float));
+        prefetch(square + BLOCK, BLOCK * sizeof(float));
         for (int64_t g = 0; g < n; ++g) {
             const float grad = gradient[g];
             const float s = square[g] + keep * (grad * grad - square[g]);
@@ -104,9 +112,10 @@ static void descend(const Learner& a, int64_t first, int64_t n, const float* dW)
     }
 }
 
-INLINE void move_average(const Learner& a, int64_t first, int64_t n, const float* mean) {
+INLINE void move_average(const Learner& a, int64_t first, int64_t n, const float* __restrict mean) {
     const float step = 1 - a.rule.ltd_decay;
-    for (int64_t g = 0; g < n; ++g) a.mu[first + g] += step * (mean[g] - a.mu[first + g]);
+    float* __restrict mu = a.mu + first;
+    for (int64_t g = 0; g < n; ++g) mu[g] += step * (mean[g] - mu[g]);
 }
 
 // Adds the share of the cells first ... first + n to part: y of the batch, and W mu; moves mu.
@@ -114,13 +123,14 @@ static void respond(const Learner& a, int64_t step, int64_t first, int64_t n, co
                     float* part) {
     float* y_lanes = part;
     if (a.one()) {
-        float z[BLOCK];
         float* h = at.h.data();
         a.J.wide ? gather_one(a.J, static_cast<const int32_t*>(a.J.indices), first, n, xt, h)
                  : gather_one(a.J, static_cast<const int16_t*>(a.J.indices), first, n, xt, h);
         if (a.mu && a.rule.ltd_before) move_average(a, first, n, h);
-        for (int64_t g = 0; g < n; ++g) z[g] = a.mu ? h[g] - a.mu[first + g] : h[g];
-        return read_lanes(a.W, a.J.m, a.c, first, n, z, y_lanes);
+        if (a.mu) subtract(h, a.mu + first, n);
+        if (n == BLOCK) return read_lanes(a.W + first, a.J.m, h, a.c, y_lanes);
+        pack_readout(a.W, a.J.m, a.c, first, n, at.W.data());
+        return read_lanes(at.W.data(), BLOCK, h, a.c, y_lanes);
     }
     float* y_pictures = part + a.c * LANES;
     const Tiles tiles = a.tiles(step);
@@ -146,7 +156,10 @@ static void respond(const Learner& a, int64_t step, int64_t first, int64_t n, co
         mean_of(at.sums.data(), at.turned.data(), a.pictures(step), mean);
         move_average(a, first, n, mean);
     }
-    if (a.mu) read_lanes(a.W, a.J.m, a.c, first, n, a.mu + first, y_lanes);
+    if (!a.mu) return;
+    float centre[BLOCK] = {};
+    std::memcpy(centre, a.mu + first, n * sizeof(float));
+    read_lanes(at.W.data(), BLOCK, centre, a.c, y_lanes);
 }
 
 // One chunk of a sweep: updates by batch step - 1 and responds to batch step, where there are such.

@@ -11,9 +11,9 @@ from cerebsim.losses import margin, mse
 def main(eps: float = 0.1) -> None:
     data = load_data("digits")
     x, y = data.test
-    net = Cerebellum(mossy_fibers=64, granule_cells=20_000, fan_in=4, ltd=True, seed=0)
+    net = Cerebellum(mossy_fibers=64, granule_cells=5_000, fan_in=4, ltd=True, seed=0)
     # Batch 1, as in the paper's table 7: many updates and a noisy moving average.
-    net.fit(data.train, epochs=10, batch_size=1)
+    net.fit(data.train, epochs=4, batch_size=1)
 
     attacks = {
         "paper: MSE, last iterate": PGD(eps, **preset("paper").attack),

@@ -8,7 +8,7 @@ from cerebsim import PGD, Cerebellum, Noise, evaluate, load_data
 
 def main(folder: str = "runs/example") -> None:
     data = load_data("digits")
-    net = Cerebellum(mossy_fibers=64, granule_cells=20_000, fan_in=4, ltd=True, seed=0)
+    net = Cerebellum(mossy_fibers=64, granule_cells=10_000, fan_in=4, ltd=True, seed=0)
     history = net.fit(data.train, data.test, epochs=5, batch_size=50)
     print(f"test accuracy after each epoch: {[round(a, 3) for a in history.test_accuracy]}")
 

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "cerebsim"
 # because Cerebellum.fit, .save and .load are methods.
 FLOORS = (
     ("errors", "config"),
-    ("labels", "wiring", "reference", "native", "_cpu"),
+    ("labels", "files", "wiring", "reference", "native", "_cpu"),
     ("backends",),
     ("ops",),
     ("layers", "checkpoint"),
