@@ -1,6 +1,6 @@
 """The sizes, the inputs that every peer gets, and the right answers in float64."""
 
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import scipy.sparse
@@ -22,13 +22,19 @@ RATE, DECAY, RMS_EPS, LTD_DECAY = 0.5, 0.99, 1e-8, 0.99  # RATE / m
 TOLERANCE = {"h": 1e-4, "y": 1e-4, "grad_x": 1e-4, "mu": 1e-4, "W_update": 1e-2, "x_next": 1e-3}
 
 
+@cache
+def circuit(m: int, k: int) -> tuple[Wiring, Tensor]:
+    """J and W."""
+    anatomy = CircuitConfig(mossy_fibers=d, granule_cells=m, purkinje_cells=c, fan_in=k)
+    return Wiring.draw(anatomy), draw_readout(anatomy)
+
+
 class Case:
     """One size: a circuit, a batch and the gradients that come back to it."""
 
     def __init__(self, B: int, m: int, k: int):
-        self.B, self.m, self.k = B, m, k
-        anatomy = CircuitConfig(mossy_fibers=d, granule_cells=m, purkinje_cells=c, fan_in=k)
-        self.wiring = Wiring.draw(anatomy)
+        self.B, self.m, self.k = self.size = B, m, k
+        self.wiring, self.W = circuit(m, k)
         draw = torch.Generator().manual_seed(0)
         self.x = torch.rand(B, d, generator=draw)
         self.start = (self.x + 0.05 * torch.randn(B, d, generator=draw)).clamp(0, 1)
@@ -39,7 +45,6 @@ class Case:
         # In the middle of learning: neither mu nor the square average is zero.
         self.mu = 0.1 + 0.01 * torch.rand(m, generator=draw)
         self.square_avg = 1e-4 + 1e-5 * torch.rand(c, m, generator=draw)
-        self.W = draw_readout(anatomy)
         self.bias = -(self.W @ self.mu)
 
     @cached_property

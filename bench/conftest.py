@@ -4,6 +4,7 @@ Speed is never asserted. A wrong result is an error and has no time.
 """
 
 import time
+from collections import defaultdict
 
 import psutil
 import pytest
@@ -14,11 +15,11 @@ from peers import PEERS, Peer
 
 THREADS = 2
 MEMORY_SHARE = 0.5  # of the memory that is free
-PATIENCE = 3.0  # seconds; what takes longer is not tried with a larger batch
-SECONDS, ROUNDS = 0.25, (3, 50)  # the aim for all rounds of one time
+PATIENCE = 3.0  # seconds that one call may take, as a smaller size foretells
+SECONDS, ROUNDS = 0.2, (3, 50)  # the aim for all rounds of one time
 
 left_out: list[dict] = []  # what was not timed, and why
-slow: dict[tuple, float] = {}  # (peer, operation, m, k): seconds, where out of patience
+taken: dict[tuple, dict[tuple, float]] = defaultdict(dict)  # (peer, operation): size: seconds
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,7 +40,7 @@ def peer(request, case) -> Peer:
 @pytest.fixture
 def measure(benchmark, case, peer):
     """`measure(operation)` checks and times one operation of one peer at one size."""
-    size = {"B": case.B, "m": case.m, "k": case.k}
+    size = dict(zip("Bmk", case.size, strict=True))
 
     def leave_out(operation: str, **why) -> str:
         left_out.append({"operation": operation, "peer": peer.name, **size, **why})
@@ -49,9 +50,10 @@ def measure(benchmark, case, peer):
         need = peer.need(case, operation)
         if need > MEMORY_SHARE * psutil.virtual_memory().available:
             pytest.skip(leave_out(operation, needs_bytes=need))
-        key = (peer.name, operation, case.m, case.k)
-        if key in slow:
-            pytest.skip(leave_out(operation, over_seconds=slow[key]))
+        earlier = taken[peer.name, operation]
+        expected = foretell(peer, case, earlier)
+        if expected > PATIENCE:
+            pytest.skip(leave_out(operation, expected_seconds=expected))
 
         call = getattr(peer, operation)
         errors = case.errors(operation, call())
@@ -61,13 +63,25 @@ def measure(benchmark, case, peer):
         start = time.perf_counter()
         call()
         seconds = time.perf_counter() - start
-        if seconds > PATIENCE:
-            slow[key] = seconds
+        earlier[case.size] = seconds
         rounds = round(min(max(SECONDS / seconds, ROUNDS[0]), ROUNDS[1])) if seconds < 1 else 1
         benchmark.extra_info.update(operation=operation, peer=peer.name, **size)
         benchmark.pedantic(call, rounds=rounds)
 
     return run
+
+
+def foretell(peer: Peer, case: Case, earlier: dict[tuple, float]) -> float:
+    """Seconds of one call, in proportion to the work of a smaller size; 0 where there is none.
+
+    A single picture foretells nothing: what it takes is mostly not the picture's.
+    """
+    B, m, k = case.size
+    smaller = [size for size in earlier if 1 < size[0] <= B and size[1] == m and size[2] <= k]
+    if not smaller:
+        return 0.0
+    largest = max(smaller, key=lambda size: peer.work(*size))
+    return earlier[largest] * peer.work(B, m, k) / peer.work(*largest)
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):

@@ -33,6 +33,11 @@ class Peer:
         """Bytes beyond the inputs that an operation needs at its peak."""
         raise NotImplementedError
 
+    @staticmethod
+    def work(B: int, m: int, k: int) -> int:
+        """What the time grows with, for sizes of more than one picture."""
+        return B * m * k
+
     def h(self, x: Tensor) -> Tensor:
         """relu(J^T x), (B, m)."""
         raise NotImplementedError
@@ -254,6 +259,10 @@ class Dense(Peer):
     @staticmethod
     def need(case, operation):
         return FLOAT * case.m * (d + 3 * case.B)
+
+    @staticmethod
+    def work(B, m, k):
+        return B * m
 
     @cached_property
     def matrix(self) -> Tensor:

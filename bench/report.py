@@ -78,8 +78,8 @@ def row_of(cells: list[str]) -> str:
 def reason(row: dict) -> str:
     if "needs_bytes" in row:
         return f"does not fit: needs {row['needs_bytes'] / 1e9:.1f} GB"
-    if "over_seconds" in row:
-        return f"over {row['over_seconds']:.0f} s"
+    if "expected_seconds" in row:
+        return f"about {row['expected_seconds']:.0f} s"
     return "WRONG"
 
 
@@ -91,7 +91,7 @@ def machine(m: dict) -> str:
         f"copy {m['copied_bytes_per_second'] / 1e9:.1f} GB/s read + written; "
         f"torch {m['torch']}, scipy {m['versions']['scipy']}; commit {m['git_commit']}.\n"
         "Times are medians; a ratio is a peer's over ours, in the same run and with the same "
-        'inputs. "over N s": not run, because a smaller batch took N s.'
+        'inputs. "about N s": not run, foretold from a smaller batch or fan-in.'
     )
 
 

@@ -89,7 +89,7 @@ def _record(path: Path, raw: bytes) -> dict:
         header = json.loads(raw[8 : 8 + size])
         if len(raw) < 8 + size:
             raise ValueError("the header is cut off")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = f"not a safetensors file, truncated or damaged ({error})"
         raise CheckpointError(f"{path}: {reason}. {_RESTORE}") from error
     try:

@@ -4,11 +4,10 @@ Field names are the names used everywhere: in `Cerebellum(...)`, in `fit(...)`, 
 command line (`--granule-cells`) and as keys of the JSON records.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from .errors import expect, expect_choice, expect_integer
+from .errors import expect, expect_choice, expect_integer, expect_number
 
 WIRINGS = ("random", "local", "full")
 RULES = ("rmsprop", "plain")
@@ -61,12 +60,8 @@ class CircuitConfig:
             f"False with wiring={self.wiring!r}",
             "Only wiring='random' draws inputs.",
         )
-        expect(
-            math.isfinite(self.threshold),
-            "threshold",
-            self.threshold,
-            "a finite number",
-            "0 is the paper's.",
+        expect_number(
+            self.threshold, "threshold", "a finite number", lambda t: True, "0 is the paper's."
         )
         expect_integer(self.seed, "seed", 0, "Any whole number below 2**64 is a connectome.")
         expect(
@@ -110,32 +105,18 @@ class LearningConfig:
         expect_choice(self.ltd_update, "ltd_update", ("before", "after"))
         expect_choice(self.error, "error", ("mean", "sum"))
         expect_choice(self.checkpoint, "checkpoint", ("last", "best_test"))
-        rate = self.learning_rate
-        expect(
-            rate is None or (math.isfinite(rate) and rate > 0),
-            "learning_rate",
-            rate,
-            "a number > 0, or None",
-            "None is 0.5 / granule_cells.",
-        )
+        positive, none = "a number > 0", "None is 0.5 / granule_cells."
+        if self.learning_rate is not None:
+            expect_number(
+                self.learning_rate, "learning_rate", f"{positive}, or None", lambda v: v > 0, none
+            )
         for name in ("decay", "ltd_decay"):
-            value = getattr(self, name)
-            expect(0 <= value < 1, name, value, "a number in [0, 1)", "The paper has 0.99.")
-        expect(
-            math.isfinite(self.rms_eps) and self.rms_eps > 0,
-            "rms_eps",
-            self.rms_eps,
-            "a number > 0",
-            "The paper has 1e-8.",
-        )
-        stop = self.stop_at
-        expect(
-            stop is None or 0 < stop <= 1,
-            "stop_at",
-            stop,
-            "an accuracy in (0, 1], or None",
-            "None never stops early.",
-        )
+            share = "a number in [0, 1)"
+            expect_number(getattr(self, name), name, share, lambda v: 0 <= v < 1, "0.99 is usual.")
+        expect_number(self.rms_eps, "rms_eps", positive, lambda v: v > 0, "The paper has 1e-8.")
+        if self.stop_at is not None:
+            share = "an accuracy in (0, 1], or None"
+            expect_number(self.stop_at, "stop_at", share, lambda v: 0 < v <= 1, "None never stops.")
 
     def rate(self, granule_cells: int) -> float:
         """The learning rate for m granule cells."""

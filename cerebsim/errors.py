@@ -1,5 +1,8 @@
 """Floor 0: every error a user can cause, each saying what to do about it."""
 
+import math
+from collections.abc import Callable
+
 
 class CerebsimError(Exception):
     """Any error that cerebsim raises on purpose."""
@@ -43,6 +46,15 @@ def expect_integer(value: object, argument: str, low: int, remedy: str) -> None:
     """Raise `ArgumentError` unless `value` is a whole number of at least `low`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     expect(whole and value >= low, argument, repr(value), f"a whole number >= {low}", remedy)
+
+
+def expect_number(
+    value: object, argument: str, expected: str, good: Callable[[float], bool], remedy: str
+) -> None:
+    """Raise `ArgumentError` unless `value` is a finite number for which `good(value)` holds."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = number and math.isfinite(value) and good(value)
+    expect(fits, argument, repr(value), expected, remedy)
 
 
 def expect_choice(value: object, argument: str, choices: tuple[str, ...]) -> None:

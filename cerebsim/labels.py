@@ -18,6 +18,9 @@ def classes(purkinje_cells: int) -> int:
 def check_labels(labels: Tensor, purkinje_cells: int, argument: str = "labels") -> None:
     """Raise `ArgumentError` unless `labels` are whole numbers in 0..classes-1, shape (B,)."""
     n = classes(purkinje_cells)
+    kind = type(labels).__name__
+    remedy = "Pass class numbers, e.g. torch.tensor([3, 1])."
+    expect(isinstance(labels, Tensor), argument, kind, "a tensor of torch.int64", remedy)
     expect(
         labels.ndim == 1 and labels.dtype == torch.int64,
         argument,

@@ -76,7 +76,8 @@ class Centring(nn.Module):
             return h - self.mu
         old = self.mu.clone()
         with torch.no_grad():
-            self.mu += (1 - self.decay) * (h.mean(0) - self.mu)
+            if len(h):  # no pictures have no mean
+                self.mu += (1 - self.decay) * (h.mean(0) - self.mu)
         return h - (self.mu.clone() if self.update == "before" else old)
 
 

@@ -117,7 +117,7 @@ def learn(
     settings = settings | {"learning": asdict(config), "pictures": pictures}
     state = _start(circuit, config, settings, out)
     rule = ops.Rule.of(config, circuit.W.shape[1], c)
-    t = targets(y, c)
+    t = targets(y, c, x.dtype)
     with _interrupts_held() as pressed, _bar(progress, config.epochs * len(x)) as show:
         while not state.finished:
             began, before = time.perf_counter(), state.done
@@ -135,12 +135,14 @@ def learn(
             except LearningInterrupted as stop:
                 _count(state, stop.y, y[order[: stop.done]])
                 state.elapsed += time.perf_counter() - began
-                _save(out, circuit, state, settings)
+                _save(out, state, settings)
                 raise
             _count(state, outputs, y[order])
             _end_epoch(circuit, test, config, state, len(x), began)
-            _save(out, circuit, state, settings)
+            _save(out, state, settings)
     _keep(circuit, config, state)
+    if pressed:
+        raise KeyboardInterrupt  # during the last epoch's test or save, which were not torn apart
     return state.history
 
 
@@ -148,6 +150,8 @@ def _check_pictures(name: str, x: Tensor, y: Tensor, c: int) -> None:
     same = len(x) == len(y)
     expect(same, name, f"{len(x)} pictures and {len(y)} labels", "as many of both", "Match them.")
     expect(len(x) > 0, name, "no pictures", "at least one", "Check the data set.")
+    finite = bool(torch.stack(x.aminmax()).isfinite().all())  # a NaN comes through both
+    expect(finite, name, "NaN or infinity", "finite pixels", "Clean the pictures.")
     check_labels(y, c, f"{name} labels")
 
 
@@ -231,12 +235,10 @@ def _keep(circuit: Circuit, config: LearningConfig, state: State) -> None:
             circuit.mu.copy_(state.tensors["best_mu"])
 
 
-def _save(out: Path | None, circuit: Circuit, state: State, settings: dict) -> None:
+def _save(out: Path | None, state: State, settings: dict) -> None:
     if out is not None:
-        J = checkpoint.checksum(*circuit.wiring.operands[1:])
-        checkpoint.save(
-            out, state.tensors, {"settings": settings, "J": J, "progress": state.progress()}
-        )
+        facts = {"settings": settings, "progress": state.progress()}
+        checkpoint.save(out, state.tensors, facts)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, learning, ops
 from .config import CircuitConfig, LearningConfig
-from .errors import ArgumentError, CheckpointError, expect
+from .errors import ArgumentError, CheckpointError, expect, expect_integer
 from .layers import Centring, GranuleLayer, Readout
 from .wiring import draw_readout
 
@@ -100,6 +100,8 @@ class Cerebellum(nn.Module):
 
     def coding_level(self, x: Tensor, batch_size: int = 50) -> float:
         """Share of granule cells that a picture of x activates (h > 0), on average."""
+        expect(len(x) > 0, "x", "no pictures", "at least one", "Check the data set.")
+        expect_integer(batch_size, "batch_size", 1, "It bounds the memory, not the result.")
         active = 0
         with torch.no_grad():
             for part in self._mossy(x).split(batch_size):
@@ -139,7 +141,7 @@ class Cerebellum(nn.Module):
             self._pictures("train", train),
             None if test is None else self._pictures("test", test),
             config,
-            {"circuit": asdict(self.config)},
+            self._settings(),
             None if out is None else Path(out),
             progress,
         )
@@ -149,8 +151,7 @@ class Cerebellum(nn.Module):
     def save(self, path: str | os.PathLike) -> None:
         """Saves the network in the folder `path`: J as seed and rule, W, mu, configuration."""
         tensors = {"W": self.W} | ({} if self.mu is None else {"mu": self.mu})
-        facts = {"settings": {"circuit": asdict(self.config)}, "J": self._fingerprint()}
-        checkpoint.save(Path(path), tensors, facts)
+        checkpoint.save(Path(path), tensors, {"settings": self._settings()})
 
     @classmethod
     def load(
@@ -164,7 +165,7 @@ class Cerebellum(nn.Module):
         """
         tensors, facts = checkpoint.load(Path(path))
         net = cls(**facts["settings"]["circuit"])
-        if net._fingerprint() != facts["J"]:
+        if net._settings()["J"] != facts["settings"]["J"]:
             where = Path(path) / checkpoint.NAME
             raise CheckpointError(f"{where}: this cerebsim draws other synapses J from its seed.")
         with torch.no_grad():
@@ -176,9 +177,10 @@ class Cerebellum(nn.Module):
     def _circuit(self) -> learning.Circuit:
         return learning.Circuit(self.granule, self.W, self.mu)
 
-    def _fingerprint(self) -> str:
-        """SHA-256 of J."""
-        return checkpoint.checksum(*self.granule.operands[1:])
+    def _settings(self) -> dict:
+        """What makes two networks the same before they learn; J by its SHA-256."""
+        J = checkpoint.checksum(*self.granule.operands[1:])
+        return {"circuit": asdict(self.config), "J": J}
 
     def _pictures(self, name: str, pictures: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         try:
@@ -199,4 +201,7 @@ class Cerebellum(nn.Module):
             expected = f"pictures of {d} values, (B, {d}) or (B, C, H, W)"
             remedy = "Reshape them, or build the network with another mossy_fibers."
             raise ArgumentError(name, got, expected, remedy)
+        if flat.dtype != self.W.dtype:
+            remedy = "Convert them with .to(), after scaling whole numbers to [0, 1]."
+            raise ArgumentError(name, flat.dtype, f"{self.W.dtype}, as the network", remedy)
         return flat

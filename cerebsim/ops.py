@@ -163,6 +163,11 @@ def _expect_tensor(name: str, tensor: Tensor, shape: tuple, x: Tensor) -> None:
         raise ArgumentError(name, got, expected, "Reshape it, or move it with .to().")
 
 
+def _expect_given(name: str, gradient: Tensor | None) -> None:
+    """A torch operator takes None for any tensor; a kernel would read address 0."""
+    expect(gradient is not None, name, None, "a tensor", "Return dL/dlogits, shape (B, c).")
+
+
 def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None):
     """Shapes, dtypes and devices of a call, from the tensors' descriptions alone."""
     if x.ndim != 2 or not x.is_floating_point():
@@ -208,6 +213,7 @@ def _granule_fake(x, d, indices, weights, thresholds):
 
 
 def _granule_backward(grad_h, x, d, indices, weights, thresholds):
+    _expect_given("grad_h", grad_h)
     _check(x, d, weights, grad_h=grad_h)
     return _serve(x, indices).granule_backward(grad_h, x, indices, weights, thresholds)
 
@@ -228,6 +234,7 @@ def _circuit_fake(x, d, indices, weights, thresholds, W, mu):
 
 
 def _circuit_backward_x(grad_y, x, d, indices, weights, thresholds, W):
+    _expect_given("grad_y", grad_y)
     _check(x, d, weights, W=W, grad_y=grad_y)
     return _serve(x, indices).circuit_backward_x(grad_y, x, indices, weights, thresholds, W)
 
@@ -238,6 +245,7 @@ def _circuit_backward_x_fake(grad_y, x, d, indices, weights, thresholds, W):
 
 
 def _circuit_backward_W(grad_y, x, d, indices, weights, thresholds, mu):
+    _expect_given("grad_y", grad_y)
     _check(x, d, weights, mu=mu, grad_y=grad_y)
     return _serve(x, indices).circuit_backward_W(grad_y, x, indices, weights, thresholds, mu)
 

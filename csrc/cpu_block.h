@@ -102,21 +102,18 @@ OUTLINE void transpose(const float* in, int64_t rows, int64_t cols, int64_t in_s
 }
 
 // Calls F<V> for V vectors of a tile.
-#define FOR_VECTORS(V, CALL)                 \
-    switch (V) {                             \
-        case 1: { constexpr int VECTORS = 1; CALL; break; } \
-        case 2: { constexpr int VECTORS = 2; CALL; break; } \
-        case 3: { constexpr int VECTORS = 3; CALL; break; } \
-        default: { constexpr int VECTORS = 4; CALL; }       \
+#define WITH_VECTORS(NUMBER, CALL) \
+    {                              \
+        constexpr int VECTORS = NUMBER; \
+        CALL;                      \
+        break;                     \
     }
-
-// Calls F<V> for V vectors of a tile.
-#define FOR_VECTORS(V, CALL)                 \
-    switch (V) {                             \
-        case 1: { constexpr int VECTORS = 1; CALL; break; } \
-        case 2: { constexpr int VECTORS = 2; CALL; break; } \
-        case 3: { constexpr int VECTORS = 3; CALL; break; } \
-        default: { constexpr int VECTORS = 4; CALL; }       \
+#define FOR_VECTORS(V, CALL)            \
+    switch (V) {                        \
+        case 1: WITH_VECTORS(1, CALL)   \
+        case 2: WITH_VECTORS(2, CALL)   \
+        case 3: WITH_VECTORS(3, CALL)   \
+        default: WITH_VECTORS(4, CALL)  \
     }
 
 // The granule cells [begin, end) of a chunk; chunks are whole blocks and depend on m alone.
@@ -211,12 +208,18 @@ INLINE void scatter_k(const Block& block, const float* h, const float* grad_h, f
     }
 }
 
-#define FOR_FAN_IN(CALL)                      \
-    switch (block.J.k) {                      \
-        case 1: { constexpr int K = 1; CALL; break; } \
-        case 2: { constexpr int K = 2; CALL; break; } \
-        case 4: { constexpr int K = 4; CALL; break; } \
-        default: { constexpr int K = 0; CALL; }       \
+#define WITH_FAN_IN(NUMBER, CALL) \
+    {                             \
+        constexpr int K = NUMBER; \
+        CALL;                     \
+        break;                    \
+    }
+#define FOR_FAN_IN(CALL)              \
+    switch (block.J.k) {              \
+        case 1: WITH_FAN_IN(1, CALL)  \
+        case 2: WITH_FAN_IN(2, CALL)  \
+        case 4: WITH_FAN_IN(4, CALL)  \
+        default: WITH_FAN_IN(0, CALL) \
     }
 OUTLINE void gather(const Block& block, int V, const float* tile, float* h) {
     FOR_FAN_IN(FOR_VECTORS(V, (gather_k<VECTORS, K>(block, tile, h))))
@@ -225,7 +228,9 @@ OUTLINE void scatter(const Block& block, int V, const float* h, const float* gra
     FOR_FAN_IN(FOR_VECTORS(V, (scatter_k<VECTORS, K>(block, h, grad_h, grad_tile))))
 }
 #undef FOR_FAN_IN
+#undef WITH_FAN_IN
 #undef FOR_VECTORS
+#undef WITH_VECTORS
 
 // W[:, first : first + n] -> (c, 64), then zeros
 INLINE void pack_readout(const float* W, int64_t m, int64_t c, int64_t first, int64_t n, float* packed) {

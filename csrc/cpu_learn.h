@@ -40,7 +40,8 @@ struct Learner {
     int64_t steps() const { return (N + batch - 1) / batch; }
     int64_t pictures(int64_t step) const { return std::min(batch, N - step * batch); }
     Tiles tiles(int64_t step) const { return Tiles{pictures(step)}; }
-    int64_t part_size() const { return c * LANES + (one() ? 0 : Tiles{batch}.count() * c * TILE); }
+    int64_t most() const { return std::min(batch, N); }  // pictures in the largest batch there is
+    int64_t part_size() const { return c * LANES + (one() ? 0 : Tiles{most()}.count() * c * TILE); }
 };
 
 // What one thread works in.
@@ -49,7 +50,7 @@ struct LearnerWorkspace {
     Array<float> h, turned, sums, W, dW, errors, error_sums;
     LearnerWorkspace(const Learner& a)
         : block(a.J), h(BLOCK * TILE), turned(BLOCK * TILE), sums(BLOCK * LANES), W(a.c * BLOCK), dW(a.c * BLOCK),
-          errors(a.batch * a.c), error_sums(a.c) {}
+          errors(a.most() * a.c), error_sums(a.c) {}
 };
 
 INLINE void subtract(float* __restrict h, const float* __restrict mu, int64_t n) {
@@ -208,7 +209,7 @@ static int64_t learn(const Wiring& J, const float* x, const float* t, const int6
                      float* W, int64_t c, float* mu, float* square_avg, const Rule& rule, float* y, int threads,
                      const Tick& tick) {
     for (int64_t i = 0; i < N; ++i) check_finite(x, order[i], order[i] + 1, J.d);
-    const Learner a{J, x, t, order, N, std::min(batch, std::max<int64_t>(N, 1)), W, c, mu, square_avg, rule, y};
+    const Learner a{J, x, t, order, N, batch, W, c, mu, square_avg, rule, y};
     if (N == 0) return 0;
     std::vector<LearnerWorkspace> at;
     at.reserve(threads);
@@ -216,8 +217,8 @@ static int64_t learn(const Wiring& J, const float* x, const float* t, const int6
 
     // The batches before, now and next: the next one is turned while the sweep runs.
     std::vector<Turned> turned;
-    for (int i = 0; i < 3 && !a.one(); ++i) turned.emplace_back(a.batch, J.d);
-    Array<float> rows(a.one() ? 0 : a.batch * J.d);
+    for (int i = 0; i < 3 && !a.one(); ++i) turned.emplace_back(a.most(), J.d);
+    Array<float> rows(a.one() ? 0 : a.most() * J.d);
     const auto pictures_of = [&](int64_t step) -> const float* {
         return a.one() ? x + order[step] * J.d : turned[step % 3].tile(0);
     };

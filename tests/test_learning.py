@@ -7,6 +7,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+from tolerances import (
+    FLOAT64,
+    RMSPROP_MEAN_IN_RATES,
+    RMSPROP_OUTPUTS,
+    SMOOTH_LEARNING,
+    assert_close_to_largest,
+)
 
 from cerebsim import Cerebellum, load_data, ops, use_backend
 from cerebsim import checkpoint as files
@@ -15,13 +22,6 @@ from cerebsim.errors import ArgumentError, CerebsimError, LearningInterrupted
 from cerebsim.labels import targets
 from cerebsim.layers import Centring, GranuleLayer, Readout
 from cerebsim.wiring import Wiring, draw_readout
-from tolerances import (
-    FLOAT64,
-    RMSPROP_MEAN_IN_RATES,
-    RMSPROP_OUTPUTS,
-    SMOOTH_LEARNING,
-    assert_close_to_largest,
-)
 
 
 class Task:
@@ -130,6 +130,7 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_learning_is_autograd_and_torch_optim(case, rule):
+    torch.set_num_threads(1)  # products of a few hundred numbers
     task = Task(**case, **RULES[rule])
     order = order_of_50_steps(task.learning.batch_size)
     expected = task.learn_by_autograd(order)
@@ -228,7 +229,13 @@ def test_a_tick_sees_progress_and_may_stop_the_learning():
 
     with pytest.raises(ZeroDivisionError):  # any other error of a tick comes through
         ops.learn_(
-            task.x, task.t, task.J, **task.fresh(), rule=task.rule, batch_size=7, tick=lambda n: 1 / 0
+            task.x,
+            task.t,
+            task.J,
+            **task.fresh(),
+            rule=task.rule,
+            batch_size=7,
+            tick=lambda n: 1 / 0,
         )
 
 
@@ -386,18 +393,18 @@ def test_a_run_of_other_settings_is_not_gone_on_with(digits, tmp_path, other):
 @pytest.mark.parametrize("batch_size", [1, 50])
 def test_divergence_is_an_error_that_says_what_to_do(digits, batch_size):
     with pytest.raises(CerebsimError, match="diverged in epoch 0.*learning_rate"):
-        trained(digits, rule="plain", learning_rate=1e6, batch_size=batch_size)
+        trained(digits, rule="plain", learning_rate=1e30, batch_size=batch_size)
 
 
 def test_best_test_keeps_the_best_epoch(digits):
-    settings = {"rule": "rmsprop", "learning_rate": 0.02, "epochs": 6}
-    best, history = trained(digits, checkpoint="best_test", **settings)
-    scores = history.test_accuracy
-    assert len(scores) == 6
+    settings = {"learning_rate": 0.02}
+    scores = trained(digits, epochs=9, **settings)[1].test_accuracy
+    worse = next(e for e in range(1, 9) if scores[e] < max(scores[:e]))
+    best, history = trained(digits, checkpoint="best_test", epochs=worse + 1, **settings)
     kept = history.epoch_kept
-    assert scores[kept] == max(scores) and scores.index(max(scores)) == kept
-    assert kept < 5, "the settings must make the last epoch a worse one"
-    at_that_time, _ = trained(digits, **settings | {"epochs": kept + 1})
+    assert history.test_accuracy == scores[: worse + 1]
+    assert kept == scores.index(max(scores[: worse + 1])) < worse
+    at_that_time, _ = trained(digits, epochs=kept + 1, **settings)
     assert torch.equal(best.W, at_that_time.W) and torch.equal(best.mu, at_that_time.mu)
 
 
@@ -440,10 +447,10 @@ def test_ctrl_c_in_a_process_of_its_own_leaves_a_checkpoint(tmp_path):
         import sys, torch
         from cerebsim import Cerebellum
         torch.set_num_threads(1)
-        x = torch.rand(20_000, 64)
-        net = Cerebellum(64, 50_000)
+        x = torch.rand(60_000, 64)
+        net = Cerebellum(64, 20_000)
         print("ready", flush=True)
-        net.fit((x, torch.arange(20_000) % 10), epochs=9, batch_size=1, out=sys.argv[1],
+        net.fit((x, torch.arange(60_000) % 10), epochs=9, batch_size=1, out=sys.argv[1],
                 progress=False)
         """
     )
@@ -456,14 +463,16 @@ def test_ctrl_c_in_a_process_of_its_own_leaves_a_checkpoint(tmp_path):
     try:
         assert child.stdout.readline() == "ready\n"
         with pytest.raises(subprocess.TimeoutExpired):
-            child.wait(timeout=1.0)
+            child.wait(timeout=0.6)
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=20)
     finally:
         child.kill()
         child.communicate()
-    assert errors.rstrip().splitlines()[-1].startswith(
-        ("KeyboardInterrupt", "cerebsim.errors.LearningInterrupted")
+    assert (
+        errors.rstrip()
+        .splitlines()[-1]
+        .startswith(("KeyboardInterrupt", "cerebsim.errors.LearningInterrupted"))
     )
     # CPython ends an unhandled KeyboardInterrupt by SIGINT once it has printed it; a subclass of
     # KeyboardInterrupt too. A crash would be another signal, with nothing printed.

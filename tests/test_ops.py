@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tolerances import BACKEND, FLOAT32, assert_close_to_largest
 
 from cerebsim import ops, reference
 from cerebsim.backends import use_backend
 from cerebsim.config import CircuitConfig
 from cerebsim.wiring import Wiring
-from tolerances import BACKEND, FLOAT32, assert_close_to_largest
 
 
 def rounded(J: Wiring) -> Wiring:
@@ -36,7 +36,9 @@ class Case:
 
     def results(self, module, dtype=torch.float32):
         """The five operations by a backend's own functions."""
-        to = {name: t if t is None else t.to(dtype) for name, t in vars(self).items() if name != "J"}
+        to = {
+            name: t if t is None else t.to(dtype) for name, t in vars(self).items() if name != "J"
+        }
         x, W, mu = to["x"], to["W"], to["mu"]
         J = self.J.operands[1:]
         return {

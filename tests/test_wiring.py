@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tolerances import INVERSE_NORMAL
 
 from cerebsim import wiring as module
 from cerebsim.config import CircuitConfig
 from cerebsim.wiring import Wiring, draw_readout
-from tolerances import INVERSE_NORMAL
 
 KINDS = [
     {"wiring": "random"},

@@ -36,9 +36,10 @@ RMSPROP_MEAN_IN_RATES = 1e-3
 
 def assert_close_to_largest(got: Tensor, expected: Tensor, tolerance: float) -> None:
     """Raises unless |got - expected| <= tolerance * max |expected|, computed in float64."""
+    got, expected = got.detach().double(), expected.detach().double()
     assert got.shape == expected.shape
     if got.numel() == 0:
         return
-    worst = float((got.double() - expected.double()).abs().max())
-    largest = float(expected.double().abs().max())
+    worst = float((got - expected).abs().max())
+    largest = float(expected.abs().max())
     assert worst <= tolerance * largest, f"differs by {worst:g}, the largest value is {largest:g}"
