@@ -150,8 +150,10 @@ def _check_pictures(name: str, x: Tensor, y: Tensor, c: int) -> None:
     same = len(x) == len(y)
     expect(same, name, f"{len(x)} pictures and {len(y)} labels", "as many of both", "Match them.")
     expect(len(x) > 0, name, "no pictures", "at least one", "Check the data set.")
-    finite = bool(torch.stack(x.aminmax()).isfinite().all())  # a NaN comes through both
-    expect(finite, name, "NaN or infinity", "finite pixels", "Clean the pictures.")
+    if not bool(torch.stack(x.aminmax()).isfinite().all()):  # a NaN comes through both
+        odd = next(i for i, picture in enumerate(x) if not bool(picture.isfinite().all()))
+        got = f"NaN or infinity in picture {odd}"
+        expect(False, name, got, "finite pixels", "Clean the pictures.")
     check_labels(y, c, f"{name} labels")
 
 

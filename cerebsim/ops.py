@@ -159,7 +159,7 @@ def _ticking(tick: Callable[[int], None] | None) -> Iterator[None]:
 def _expect_tensor(name: str, tensor: Tensor, shape: tuple, x: Tensor) -> None:
     if tensor.shape != shape or tensor.dtype != x.dtype or tensor.device != x.device:
         got = f"shape {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}"
-        expected = f"shape {shape}, {x.dtype} on {x.device}, as x and the wiring"
+        expected = f"shape {tuple(shape)}, {x.dtype} on {x.device}, as x and the wiring"
         raise ArgumentError(name, got, expected, "Reshape it, or move it with .to().")
 
 

@@ -114,7 +114,7 @@ PICTURES = [
         ),
         (lambda t=train: network(t)(torch.tensor(1.0)), "()", "(B, 12)", "Reshape"),
         (lambda t=train: network(t)(x().tolist()), "list", "(B, 12)", "Reshape"),
-        (lambda t=train: network(t)(x().byte()), "uint8", "floats", ""),
+        (lambda t=train: network(t)(x().byte()), "uint8", "torch.float32", ""),
         (lambda t=train: network(t)(x().to("meta")), "meta", "cpu", ".to()"),
         (
             lambda t=train: network(t)(spoilt(NAN)),
