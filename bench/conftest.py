@@ -15,7 +15,7 @@ from peers import PEERS, Peer
 
 THREADS = 2
 MEMORY_SHARE = 0.5  # of the memory that is free
-PATIENCE = 3.0  # seconds that one call may take, as a smaller size foretells
+PATIENCE = 2.0  # seconds that one call may take, as a smaller size foretells
 SECONDS, ROUNDS = 0.2, (3, 50)  # the aim for all rounds of one time
 
 left_out: list[dict] = []  # what was not timed, and why
