@@ -385,7 +385,8 @@ def test_a_run_of_other_settings_is_not_gone_on_with(digits, tmp_path, other):
     anatomy = {"mossy_fibers": 64, "granule_cells": 300} | other.pop("net", {})
     name = next(iter(other), None) or next(n for n in anatomy if anatomy[n] not in (64, 300))
     name = {"n": "pictures"}.get(name, name)
-    with pytest.raises(ArgumentError, match=rf"^out: .*other (J, )?{name}\b.* Choose another folder"):
+    said = rf"^out: .*other (J, )?{name}\b.* Choose another folder"
+    with pytest.raises(ArgumentError, match=said):
         trained(digits, tmp_path, net=Cerebellum(**anatomy), **other)
     assert (tmp_path / files.NAME).read_bytes() == before
 
