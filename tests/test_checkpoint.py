@@ -273,7 +273,9 @@ def test_a_kill_during_a_save_leaves_a_whole_version(tmp_path):
     )
     draw, versions, partials = random.Random(0), [], 0
     try:
-        for _ in range(50):
+        for kills in range(400):
+            if kills >= 50 and partials > 5:
+                break  # 50 at least, and as many more as it takes to meet some saves half-way
             parent.stdin.write("go\n")
             parent.stdin.flush()
             child = int(parent.stdout.readline())
@@ -289,4 +291,4 @@ def test_a_kill_during_a_save_leaves_a_whole_version(tmp_path):
         parent.wait(timeout=10)
         parent.stdout.close()
     assert versions == sorted(versions) and len(set(versions)) > 10  # saves did happen
-    assert partials > 0  # and were cut short
+    assert partials > 5  # and were cut short
