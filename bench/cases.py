@@ -1,5 +1,6 @@
 """The sizes, the inputs that every peer gets, and the right answers in float64."""
 
+from collections.abc import Iterator
 from functools import cache, cached_property
 
 import numpy as np
@@ -40,6 +41,11 @@ class Case:
         self.start = (self.x + 0.05 * torch.randn(B, d, generator=draw)).clamp(0, 1)
         self.labels = torch.randint(0, c, (B,), generator=draw)
         self.t = torch.nn.functional.one_hot(self.labels, c).float()
+        # Learning runs several steps a call, as an epoch does, each on pictures of its own.
+        self.steps = max(1, min(16, 200 // B))
+        self.lesson = torch.rand(self.steps * B, d, generator=draw)
+        answers = torch.randint(0, c, (self.steps * B,), generator=draw)
+        self.lesson_t = torch.nn.functional.one_hot(answers, c).float()
         self.grad_h = torch.randn(B, m, generator=draw)
         self.grad_y = torch.randn(B, c, generator=draw)
         # In the middle of learning: neither mu nor the square average is zero.
@@ -133,12 +139,20 @@ class Case:
 
     @cached_property
     def right_learn(self) -> dict:
-        W = self.W.double().numpy()
-        h = self._h(self.x)
-        mu = LTD_DECAY * self.mu.double().numpy() + (1 - LTD_DECAY) * h.mean(0)
-        h -= mu
-        y = h @ W.T
-        dW = (2 / (self.B * c) * (y - self.t.numpy())).T @ h
-        square_avg = DECAY * self.square_avg.double().numpy() + (1 - DECAY) * dW**2
-        update = -RATE / self.m * dW / (np.sqrt(square_avg) + RMS_EPS)
-        return {"y": y[self.rows], "mu": mu, "W_update": update}
+        """After all steps; y is that of the last."""
+        W, mu, square_avg = (
+            a.double().numpy().copy() for a in (self.W, self.mu, self.square_avg)
+        )
+        for x, t in self.batches():
+            h = self._h(x)
+            mu += (1 - LTD_DECAY) * (h.mean(0) - mu)
+            h -= mu
+            y = h @ W.T
+            dW = (2 / (self.B * c) * (y - t.numpy())).T @ h
+            square_avg += (1 - DECAY) * (dW**2 - square_avg)
+            W -= RATE / self.m * dW / (np.sqrt(square_avg) + RMS_EPS)
+        return {"y": y[self.rows], "mu": mu, "W_update": W - self.W.double().numpy()}
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """x and t of one learning step after another."""
+        return zip(self.lesson.split(self.B), self.lesson_t.split(self.B), strict=True)

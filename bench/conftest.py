@@ -41,6 +41,7 @@ def peer(request, case) -> Peer:
 def measure(benchmark, case, peer):
     """`measure(operation)` checks and times one operation of one peer at one size."""
     size = dict(zip("Bmk", case.size, strict=True))
+    steps = defaultdict(lambda: 1, learn=case.steps)  # of a call
 
     def leave_out(operation: str, **why) -> str:
         left_out.append({"operation": operation, "peer": peer.name, **size, **why})
@@ -63,9 +64,11 @@ def measure(benchmark, case, peer):
         start = time.perf_counter()
         call()
         seconds = time.perf_counter() - start
-        earlier[case.size] = seconds
+        earlier[case.size] = seconds / steps[operation]
         rounds = round(min(max(SECONDS / seconds, ROUNDS[0]), ROUNDS[1])) if seconds < 1 else 1
-        benchmark.extra_info.update(operation=operation, peer=peer.name, **size)
+        benchmark.extra_info.update(
+            operation=operation, peer=peer.name, **size, steps=steps[operation]
+        )
         benchmark.pedantic(call, rounds=rounds)
 
     return run

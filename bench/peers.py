@@ -2,8 +2,8 @@
 
 Every peer gets the same `Case` and answers six calls, each with a dict of tensors that
 `Case.errors` checks: granule, granule_gradient, circuit, circuit_gradient (forward and gradient to
-the input), pgd (one step) and learn (one training step). What does not change from call to call is
-made before the first one.
+the input), pgd (one step) and learn (`Case.steps` training steps, as in an epoch). What does not
+change from call to call is made before the first one.
 """
 
 import warnings
@@ -86,14 +86,15 @@ class Peer:
 
     def learn(self) -> dict:
         W, mu, optimiser = self.learned
-        with torch.no_grad():
-            z = self.h(self.case.x)
-            mu.mul_(LTD_DECAY).add_(z.mean(0), alpha=1 - LTD_DECAY)
-            z.sub_(mu)
-        y = F.linear(z, W)
-        optimiser.zero_grad()
-        F.mse_loss(y, self.case.t).backward()
-        optimiser.step()
+        for x, t in self.case.batches():
+            with torch.no_grad():
+                z = self.h(x)
+                mu.mul_(LTD_DECAY).add_(z.mean(0), alpha=1 - LTD_DECAY)
+                z.sub_(mu)
+            y = F.linear(z, W)
+            optimiser.zero_grad()
+            F.mse_loss(y, t).backward()
+            optimiser.step()
         return {"y": y, "mu": mu, "W": W}
 
 
@@ -141,9 +142,8 @@ class Compiled(Peer):
     def learn(self):
         case, (W, mu, square_avg) = self.case, self.learned
         with torch.no_grad():
-            y = compiled(gather_learn)(
-                case.x, case.t, case.indices, case.weights, W, mu, square_avg
-            )
+            for x, t in case.batches():
+                y = compiled(gather_learn)(x, t, case.indices, case.weights, W, mu, square_avg)
         return {"y": y, "mu": mu, "W": W}
 
 
@@ -305,7 +305,8 @@ class Cerebsim(Peer):
 
     def learn(self):
         case, (W, mu, square_avg, rule) = self.case, self.learned
-        y = ops.learn_(case.x, case.t, case.wiring, W, mu, square_avg, rule, case.B)
+        y = ops.learn_(case.lesson, case.lesson_t, case.wiring, W, mu, square_avg, rule, case.B)
+        y = y[-case.B :]
         return {"y": y, "mu": mu, "W": W}
 
 

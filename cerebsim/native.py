@@ -5,6 +5,8 @@ memory that stays alive during the call, the thread count, errors as exceptions.
 ("full", indices None) is not served: its product is the BLAS's.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,25 @@ def unavailable() -> str | None:
 
 
 def instruction_set() -> str:
-    """What the kernels run with on this machine: "avx512", "avx2" or "baseline"."""
+    """What the kernels run with: "avx512", "avx2" or "baseline", the best that this machine has."""
     return _cpu.instruction_set()
+
+
+def instruction_sets() -> list[str]:
+    """All that this machine can run, the best first; none where the extension is not built."""
+    return [] if _cpu is None else _cpu.instruction_sets()
+
+
+@contextmanager
+def use_instruction_set(name: str):
+    """Runs the kernels with one of `instruction_sets()` instead of the best, so that tests reach
+    each; for the whole process. Results of two sets differ by rounding."""
+    before = _cpu.instruction_set()
+    _cpu.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        _cpu.use_instruction_set(before)
 
 
 def _address(tensor: Tensor | None) -> int:

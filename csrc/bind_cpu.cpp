@@ -2,6 +2,7 @@
 // native.py is the only caller and answers for shapes, dtypes, contiguity and lifetimes.
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "circuit.h"
 
@@ -99,4 +100,6 @@ PYBIND11_MODULE(_cpu, module) {
         release);
     module.def("learn", &learn_);
     module.def("instruction_set", &instruction_set);
+    module.def("instruction_sets", &instruction_sets);
+    module.def("use_instruction_set", &use_instruction_set);
 }

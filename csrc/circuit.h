@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
+#include <vector>
 
 namespace cerebsim {
 
@@ -69,7 +70,11 @@ int64_t learn(const Wiring& J, const float* x, const float* t, const int64_t* or
               float* W, int64_t c, float* mu, float* square_avg, const Rule& rule, float* y, int threads,
               const Tick& tick);
 
-// The instruction set that the kernels run with on this machine: "avx512", "avx2" or "baseline".
+// The instruction set that the kernels run with: "avx512", "avx2" or "baseline"; all that this machine
+// can run, the best and usual one first; and another one from now on, for all threads, so that each can
+// be tested. Results of two sets differ by rounding.
 const char* instruction_set();
+std::vector<const char*> instruction_sets();
+void use_instruction_set(const char* name);
 
 }  // namespace cerebsim

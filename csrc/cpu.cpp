@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
 #include <vector>
 
 #include "circuit.h"
@@ -27,9 +28,13 @@ struct Kernels {
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
 
-// ROWS x COLUMNS vectors of 64 bytes are what a product keeps in registers.
-#define ROWS 5
-#define COLUMNS 1
+// The floats of a vector, and how many vectors of sums a product keeps in registers.
+#define FLOATS 4
+#if defined(__SSE2__)
+#define SUMS 10  // of 16 registers
+#else
+#define SUMS 20  // of 32
+#endif
 #define ISA baseline
 #include "cpu_kernels.h"
 #undef ISA
@@ -42,14 +47,16 @@ struct Kernels {
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #endif
+#undef FLOATS
+#define FLOATS 8
 #define ISA avx2
 #include "cpu_kernels.h"
 #undef ISA
 
-#undef ROWS
-#undef COLUMNS
-#define ROWS 10
-#define COLUMNS 2
+#undef FLOATS
+#undef SUMS
+#define FLOATS 16
+#define SUMS 20
 #ifdef __clang__
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
@@ -74,18 +81,27 @@ struct Choice {
     const Kernels* kernels;
 };
 
-const Choice& choice() {
-    static const Choice chosen = [] {
+// What this machine can run, the best first.
+const std::vector<Choice>& choices() {
+    static const std::vector<Choice> all = [] {
+        std::vector<Choice> able;
 #ifdef X86_DISPATCH
         __builtin_cpu_init();
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
-            return Choice{"avx512", &avx512::kernels};
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Choice{"avx2", &avx2::kernels};
+            able.push_back({"avx512", &avx512::kernels});
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            able.push_back({"avx2", &avx2::kernels});
 #endif
-        return Choice{"baseline", &baseline::kernels};
+        able.push_back({"baseline", &baseline::kernels});
+        return able;
     }();
-    return chosen;
+    return all;
+}
+std::atomic<const Choice*> chosen{nullptr};
+const Choice& choice() {
+    const Choice* one = chosen.load(std::memory_order_relaxed);
+    return one ? *one : choices().front();
 }
 
 // No more threads than the work is worth: a thread costs as much as some 100,000 multiply-adds.
@@ -96,6 +112,18 @@ int worth(int threads, int64_t multiply_adds) {
 }  // namespace
 
 const char* instruction_set() { return choice().name; }
+
+std::vector<const char*> instruction_sets() {
+    std::vector<const char*> names;
+    for (const Choice& one : choices()) names.push_back(one.name);
+    return names;
+}
+
+void use_instruction_set(const char* name) {
+    for (const Choice& one : choices())
+        if (std::strcmp(one.name, name) == 0) return chosen.store(&one);
+    throw std::invalid_argument(std::string("this machine cannot run ") + name);
+}
 
 void granule(const Wiring& J, const float* x, int64_t B, float* h, int threads) {
     choice().kernels->granule_(J, x, B, h, worth(threads, B * J.m * J.k));

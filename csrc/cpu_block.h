@@ -1,13 +1,14 @@
 // The pieces that every CPU kernel is made of.
 //
-// Pictures lie side by side in vectors of 16 lanes: a tile holds, for every mossy fibre, its values
-// in up to 64 pictures next to one another, so that a granule cell's k synapses are k multiply-adds
-// of whole vectors, and index and weight are read once for all of them. Granule cells are taken in
-// blocks of 64, whose wiring and readout are packed first.
+// Pictures lie side by side in the lanes of vectors: a tile holds, for every mossy fibre, its values in
+// up to four vectors of pictures next to one another, so that a granule cell's k synapses are k
+// multiply-adds of whole vectors, and index and weight are read once for all of them. Only where there
+// is a single picture are the cells the lanes. Granule cells are taken in blocks whose h fits the
+// first-level cache; J, W and mu are read where they lie, since the processor foresees such streams.
 //
 // Vectors are the compiler's own (GCC and clang), no intrinsics. This file and the kernels on top of
 // it are compiled once for every instruction set, in a namespace of its own (ISA, see cpu.cpp).
-// Products feed sums in one way only, so that contraction to fma is the same in every kernel.
+// In shapes, L stands for LANES. Products feed sums in one way only, so that contraction to fma is the same in every kernel.
 
 #define INLINE static inline __attribute__((always_inline))
 #define OUTLINE static __attribute__((noinline))  // once per instruction set, not once per caller
@@ -15,13 +16,15 @@
 namespace cerebsim {
 namespace ISA {
 
-constexpr int LANES = 16;
+constexpr int LANES = FLOATS;    // as many as the instruction set has: wider vectors would live in memory
 constexpr int TILE = 4 * LANES;  // pictures in a full tile
-constexpr int BLOCK = 64;        // granule cells packed at a time
+constexpr int BLOCK = 64;        // granule cells taken at a time
 constexpr int64_t CHUNKS = 16;   // fixed shares of the granule cells, each summed by itself
 
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef float LooseLanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float Four __attribute__((vector_size(16)));
+typedef float LooseFour __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float Eight __attribute__((vector_size(32)));
 typedef float LooseEight __attribute__((vector_size(32), aligned(4), may_alias));
 
@@ -42,24 +45,50 @@ INLINE void store_some(float* p, Lanes v, int64_t n) {
     if (n > 0) std::memcpy(p, padded, n * sizeof(float));
 }
 
-// out[j][i] = in[i][j], 8 x 8, in three rounds of exchanges that x86 has as single instructions.
-INLINE void transpose8(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
-    Eight a[8], b[8];
-    for (int i = 0; i < 8; ++i) a[i] = *reinterpret_cast<const LooseEight*>(in + i * in_stride);
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-    for (int q = 0; q < 8; q += 4)
-        for (int i = 0; i < 2; ++i) {
-            a[q + 2 * i] = __builtin_shufflevector(b[q + i], b[q + i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            a[q + 2 * i + 1] = __builtin_shufflevector(b[q + i], b[q + i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+// out[j][i] = in[i][j], 4 x 4, and the same again in every further quarter of wider vectors.
+template <class Vector>
+INLINE void turn4(Vector (&a)[4]) {
+    Vector b[4];
+    if constexpr (sizeof(Vector) == sizeof(Four))
+        for (int i = 0; i < 4; i += 2) {
+            b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 4, 1, 5);
+            b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 6, 3, 7);
         }
-    for (int i = 0; i < 4; ++i) {
-        b[i] = __builtin_shufflevector(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        b[i + 4] = __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    else
+        for (int i = 0; i < 4; i += 2) {
+            b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+            b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+        }
+    for (int i = 0; i < 2; ++i)
+        if constexpr (sizeof(Vector) == sizeof(Four)) {
+            a[2 * i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 4, 5);
+            a[2 * i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 6, 7);
+        } else {
+            a[2 * i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            a[2 * i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+}
+// out[j][i] = in[i][j], 8 x 8.
+INLINE void transpose8(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
+    const auto quarter = [&](int i, int j) {
+        return Four(*reinterpret_cast<const LooseFour*>(in + i * in_stride + j));
+    };
+    for (int j = 0; j < 8; j += 4) {
+        if constexpr (LANES >= 8) {
+            Eight a[4];
+            for (int i = 0; i < 4; ++i)
+                a[i] = __builtin_shufflevector(quarter(i, j), quarter(i + 4, j), 0, 1, 2, 3, 4, 5, 6, 7);
+            turn4(a);
+            for (int i = 0; i < 4; ++i) *reinterpret_cast<LooseEight*>(out + (j + i) * out_stride) = a[i];
+        } else {
+            for (int half = 0; half < 8; half += 4) {
+                Four a[4];
+                for (int i = 0; i < 4; ++i) a[i] = quarter(half + i, j);
+                turn4(a);
+                for (int i = 0; i < 4; ++i) *reinterpret_cast<LooseFour*>(out + (j + i) * out_stride + half) = a[i];
+            }
+        }
     }
-    for (int i = 0; i < 8; ++i) *reinterpret_cast<LooseEight*>(out + i * out_stride) = b[i];
 }
 
 // Uninitialised memory on a cache line's boundary.
@@ -77,27 +106,36 @@ private:
     std::unique_ptr<T, Free> p_;
 };
 
-// How B pictures lie in tiles of 64: the last tile has as many vectors as it needs.
+// How B pictures lie in tiles: the last tile has as many vectors as it needs. With `lone`, a tile
+// of one picture is a plain row and has 0 vectors; everything below that takes V knows what to do.
 struct Tiles {
     int64_t B;
+    bool lone;
     int64_t count() const { return (B + TILE - 1) / TILE; }
     int64_t pictures(int64_t tile) const { return std::min<int64_t>(TILE, B - tile * TILE); }
-    int vectors(int64_t tile) const { return static_cast<int>((pictures(tile) + LANES - 1) / LANES); }
+    int vectors(int64_t tile) const {
+        return lone && pictures(tile) == 1 ? 0 : static_cast<int>((pictures(tile) + LANES - 1) / LANES);
+    }
 };
+INLINE int64_t width(int V) { return V ? V * LANES : 1; }
 
-// out (cols, width) = in (rows, cols) transposed, for any sizes; columns from rows to width are 0.
-OUTLINE void transpose(const float* in, int64_t rows, int64_t cols, int64_t in_stride, float* out, int64_t width,
+// out (cols, wide) = in (rows, cols) transposed, for any sizes; columns from rows to wide are 0.
+OUTLINE void transpose(const float* in, int64_t rows, int64_t cols, int64_t in_stride, float* out, int64_t wide,
                        int64_t out_stride) {
-    for (int64_t i = 0; i < width; i += 8)
+    for (int64_t i = 0; i < wide; i += 8)
         for (int64_t j = 0; j < cols; j += 8) {
             const int64_t ni = std::clamp<int64_t>(rows - i, 0, 8), nj = std::min<int64_t>(8, cols - j);
+            const float* from = in + i * in_stride + j;
+            float* to = out + j * out_stride + i;
             if (ni == 8 && nj == 8) {
-                transpose8(in + i * in_stride + j, in_stride, out + j * out_stride + i, out_stride);
+                transpose8(from, in_stride, to, out_stride);
                 continue;
             }
+            float padded[64] = {}, turned[64];
+            for (int64_t a = 0; a < ni; ++a) std::memcpy(padded + a * 8, from + a * in_stride, nj * sizeof(float));
+            transpose8(padded, 8, turned, 8);
             for (int64_t b = 0; b < nj; ++b)
-                for (int64_t a = 0; a < std::min<int64_t>(8, width - i); ++a)
-                    out[(j + b) * out_stride + i + a] = a < ni ? in[(i + a) * in_stride + j + b] : 0;
+                std::memcpy(to + b * out_stride, turned + b * 8, std::min<int64_t>(8, wide - i) * sizeof(float));
         }
 }
 
@@ -125,120 +163,177 @@ INLINE Span chunk_of(int64_t m, int64_t chunk) {
     return {std::min(m, chunk * size), std::min(m, (chunk + 1) * size)};
 }
 
-// Asks for memory that the next block will read.
-INLINE void prefetch(const void* p, int64_t bytes) {
-    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(p) + line);
+// Calls work(first cell, number) for up to 64 cells of a span at a time.
+template <class Work>
+INLINE void for_blocks(Span span, const Work& work) {
+    for (int64_t first = span.begin; first < span.end; first += BLOCK)
+        work(first, std::min<int64_t>(BLOCK, span.end - first));
 }
 
-// The wiring of up to 64 granule cells, packed. The usual few synapses stay in rows, as in memory;
-// many are turned, so that the synapses of one cell lie together.
-struct Block {
-    explicit Block(const Wiring& wiring)
-        : J(wiring), in_rows(J.k == 1 || J.k == 2 || J.k == 4), offsets(J.k * BLOCK), weights(J.k * BLOCK) {}
+// The synapses of the granule cells from `first` on. Index is int16_t or int32_t.
+template <class Index>
+struct Synapses {
+    Synapses(const Wiring& J, int64_t first)
+        : m(J.m), indices(static_cast<const Index*>(J.indices) + first), weights(J.weights + first),
+          thresholds(J.thresholds ? J.thresholds + first : nullptr) {}
+    const int64_t m;
+    const Index* indices;
+    const float* weights;
+    const float* thresholds;
 
-    const Wiring& J;
-    const bool in_rows;
-    int64_t n = 0;           // cells in the block
-    float bias[BLOCK] = {};  // -threshold
-    Array<int32_t> offsets;  // of a mossy fibre's row in a tile of one vector
-    Array<float> weights;
+    // Where the mossy fibre of synapse r of cell g begins in a tile of V vectors.
+    template <int V, class Float>
+    Float* row(Float* tile, int64_t r, int64_t g) const {
+        Float* p = tile + static_cast<int64_t>(indices[r * m + g]) * (V * LANES);
+#ifdef __GNUC__
+        asm("" : "+r"(p));  // a plain pointer keeps each multiply-add one instruction with its load
+#endif
+        return p;
+    }
 };
-template <class From, class To>
-INLINE void pack_rows(const From* from, const Block& block, To factor, To* to) {
-    const int64_t m = block.J.m, k = block.J.k, n = block.n;
-    if (block.in_rows)
-        for (int64_t r = 0; r < k; ++r) {
-            prefetch(from + r * m + BLOCK, BLOCK * sizeof(From));
-            for (int64_t g = 0; g < n; ++g) to[r * BLOCK + g] = from[r * m + g] * factor;
-        }
-    else
-        for (int64_t r = 0; r < k; ++r)
-            for (int64_t g = 0; g < n; ++g) to[g * k + r] = from[r * m + g] * factor;
-}
-INLINE void pack(Block& block, int64_t first, int64_t end) {
-    const Wiring& J = block.J;
-    block.n = std::min<int64_t>(BLOCK, end - first);
-    if (J.wide)
-        pack_rows(static_cast<const int32_t*>(J.indices) + first, block, LANES, block.offsets.data());
-    else
-        pack_rows(static_cast<const int16_t*>(J.indices) + first, block, LANES, block.offsets.data());
-    pack_rows(J.weights + first, block, 1.0f, block.weights.data());
-    if (J.thresholds)
-        for (int64_t g = 0; g < block.n; ++g) block.bias[g] = -J.thresholds[first + g];
+
+// h (L V) of cell g for one tile: relu(sum_r weight[r] x[index[r]] - threshold).
+template <int V, class Index>
+INLINE void activity(const Synapses<Index>& J, int64_t k, int64_t g, const float* tile, Lanes (&h)[V]) {
+    for (int v = 0; v < V; ++v) h[v] = J.thresholds ? splat(-J.thresholds[g]) : Lanes{};
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < k; ++r) {
+        const float* row = J.template row<V>(tile, r, g);
+        const Lanes weight = splat(J.weights[r * J.m + g]);
+        for (int v = 0; v < V; ++v) h[v] += weight * load(row + v * LANES);
+    }
+    for (int v = 0; v < V; ++v) h[v] = h[v] > 0 ? h[v] : Lanes{};
 }
 
-// h (n, 16 V) of a block for one tile: relu(sum_r weight[r] x[offset[r]] - threshold).
-// K is the fan-in, or 0 for any.
-template <int V, int K>
-INLINE void gather_k(const Block& block, const float* tile, float* h) {
-    const int64_t across = K ? BLOCK : 1, along = K ? 1 : block.J.k, k = K ? K : block.J.k;
-    const int32_t* offsets = block.offsets.data();
-    const float* weights = block.weights.data();
-    for (int64_t g = 0; g < block.n; ++g) {
+// h (n, L V) of n cells for one tile; h (n) if V is 0, with the cells as lanes.
+template <int V, class Index>
+INLINE void gather_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, float* h) {
+    for (int64_t g = 0; g < n; ++g) {
         Lanes u[V];
-        for (int v = 0; v < V; ++v) u[v] = splat(block.bias[g]);
-#pragma GCC unroll 4
-        for (int64_t r = 0; r < k; ++r) {
-            const float* row = tile + static_cast<int64_t>(offsets[r * across + g * along]) * V;
-            const Lanes weight = splat(weights[r * across + g * along]);
-            for (int v = 0; v < V; ++v) u[v] += weight * load(row + v * LANES);
-        }
-        for (int v = 0; v < V; ++v) store(h + (g * V + v) * LANES, u[v] > 0 ? u[v] : Lanes{});
+        activity<V>(J, k, g, tile, u);
+        for (int v = 0; v < V; ++v) store(h + (g * V + v) * LANES, u[v]);
     }
 }
 
-// The same synapses backwards: grad_tile[offset[r]] += weight[r] grad_h[g] where h[g] > 0.
-template <int V, int K>
-INLINE void scatter_k(const Block& block, const float* h, const float* grad_h, float* grad_tile) {
-    const int64_t across = K ? BLOCK : 1, along = K ? 1 : block.J.k, k = K ? K : block.J.k;
-    const int32_t* offsets = block.offsets.data();
-    const float* weights = block.weights.data();
-    for (int64_t g = 0; g < block.n; ++g) {
-        Lanes active[V];
-        for (int v = 0; v < V; ++v) {
-            const int64_t at = (g * V + v) * LANES;
-            active[v] = load(h + at) > 0 ? load(grad_h + at) : Lanes{};
+// The same, and y (R, L V) += W h with h still in registers; W (R, n) at a stride of m.
+template <int R, int V, class Index>
+INLINE void read_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* W, float* h, float* y) {
+    Lanes sum[R][V];
+#pragma GCC unroll 10
+    for (int j = 0; j < R; ++j)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sum[j][v] = load(y + (j * V + v) * LANES);
+    for (int64_t g = 0; g < n; ++g) {
+        Lanes u[V];
+        activity<V>(J, k, g, tile, u);
+        for (int v = 0; v < V; ++v) store(h + (g * V + v) * LANES, u[v]);
+#pragma GCC unroll 10
+        for (int j = 0; j < R; ++j) {
+            const Lanes weight = splat(W[j * J.m + g]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sum[j][v] += weight * u[v];
         }
+    }
+#pragma GCC unroll 10
+    for (int j = 0; j < R; ++j)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store(y + (j * V + v) * LANES, sum[j][v]);
+}
+
+// The same synapses backwards: grad_tile[index[r]] += weight[r] grad_h[g] where h[g] > 0; h is worked
+// out on the way.
+template <int V, class Index>
+INLINE void scatter_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* grad_h,
+                      float* grad_tile) {
+    for (int64_t g = 0; g < n; ++g) {
+        Lanes u[V];
+        activity<V>(J, k, g, tile, u);
+        for (int v = 0; v < V; ++v) u[v] = u[v] > 0 ? load(grad_h + (g * V + v) * LANES) : Lanes{};
 #pragma GCC unroll 4
         for (int64_t r = 0; r < k; ++r) {
-            float* row = grad_tile + static_cast<int64_t>(offsets[r * across + g * along]) * V;
-            const Lanes weight = splat(weights[r * across + g * along]);
-            for (int v = 0; v < V; ++v) store(row + v * LANES, load(row + v * LANES) + weight * active[v]);
+            float* row = J.template row<V>(grad_tile, r, g);
+            const Lanes weight = splat(J.weights[r * J.m + g]);
+            for (int v = 0; v < V; ++v) store(row + v * LANES, load(row + v * LANES) + weight * u[v]);
         }
     }
 }
 
-#define WITH_FAN_IN(NUMBER, CALL) \
-    {                             \
-        constexpr int K = NUMBER; \
-        CALL;                     \
-        break;                    \
+// CALL with the `synapses` from `first` on, whichever type their indices have.
+#define FOR_INDEX(J, first, CALL)                   \
+    if (J.wide) {                                   \
+        const Synapses<int32_t> synapses(J, first); \
+        CALL;                                       \
+    } else {                                        \
+        const Synapses<int16_t> synapses(J, first); \
+        CALL;                                       \
     }
-#define FOR_FAN_IN(CALL)              \
-    switch (block.J.k) {              \
+
+// One picture: h (n) of n cells, h beyond them up to 64 is 0.
+template <class Index>
+INLINE void gather_lanes(const Synapses<Index> J, int64_t k, int64_t n, const float* __restrict x,
+                         float* __restrict h) {
+    for (int64_t g = 0; g < BLOCK; ++g) h[g] = 0;
+    if (J.thresholds)
+        for (int64_t g = 0; g < n; ++g) h[g] = -J.thresholds[g];
+    for (int64_t r = 0; r < k; ++r) {
+        const Index* __restrict index = J.indices + r * J.m;
+        const float* __restrict weight = J.weights + r * J.m;
+        for (int64_t g = 0; g < BLOCK; g += LANES) {
+            __builtin_prefetch(index + BLOCK + g);
+            __builtin_prefetch(weight + BLOCK + g);
+        }
+        for (int64_t g = 0; g < n; ++g) h[g] += weight[g] * x[static_cast<int32_t>(index[g])];
+    }
+    for (int64_t g = 0; g < BLOCK; ++g) h[g] = h[g] > 0 ? h[g] : 0;
+}
+OUTLINE void gather_one(const Wiring& J, int64_t first, int64_t n, const float* x, float* h) {
+    FOR_INDEX(J, first, gather_lanes(synapses, J.k, n, x, h))
+}
+OUTLINE void scatter_one(const Wiring& J, int64_t first, int64_t n, const float* x, const float* grad_h,
+                         float* grad_x) {
+    float h[BLOCK];
+    gather_one(J, first, n, x, h);
+    for (int64_t g = 0; g < n; ++g) h[g] = h[g] > 0 ? grad_h[g] : 0;
+    FOR_INDEX(J, first, for (int64_t g = 0; g < n; ++g)
+                            for (int64_t r = 0; r < J.k; ++r)
+                                grad_x[synapses.indices[r * J.m + g]] += synapses.weights[r * J.m + g] * h[g])
+}
+// y (c) += W h with the Purkinje cells as lanes, so that it adds up cell by cell as a tile does; y has room
+// for whole vectors.
+OUTLINE void read_one(const float* W, int64_t m, const float* h, int64_t n, int64_t c, float* y) {
+    float turned[BLOCK * LANES];
+    for (int64_t j = 0; j < c; j += LANES) {
+        transpose(W + j * m, std::min<int64_t>(LANES, c - j), n, m, turned, LANES, LANES);
+        Lanes sum = load(y + j);
+        for (int64_t g = 0; g < n; ++g) sum += load(turned + g * LANES) * splat(h[g]);
+        store(y + j, sum);
+    }
+}
+
+// CALL with `synapses` of the index's type, the usual small fan-ins as constants K, and VECTORS.
+#define WITH_FAN_IN(NUMBER, CALL)     \
+    {                                 \
+        const int64_t K = NUMBER;     \
+        CALL;                         \
+        break;                        \
+    }
+#define FOR_FAN_IN(k, CALL)           \
+    switch (k) {                      \
         case 1: WITH_FAN_IN(1, CALL)  \
         case 2: WITH_FAN_IN(2, CALL)  \
         case 4: WITH_FAN_IN(4, CALL)  \
-        default: WITH_FAN_IN(0, CALL) \
+        default: WITH_FAN_IN(k, CALL) \
     }
-OUTLINE void gather(const Block& block, int V, const float* tile, float* h) {
-    FOR_FAN_IN(FOR_VECTORS(V, (gather_k<VECTORS, K>(block, tile, h))))
-}
-OUTLINE void scatter(const Block& block, int V, const float* h, const float* grad_h, float* grad_tile) {
-    FOR_FAN_IN(FOR_VECTORS(V, (scatter_k<VECTORS, K>(block, h, grad_h, grad_tile))))
-}
-#undef FOR_FAN_IN
-#undef WITH_FAN_IN
-#undef FOR_VECTORS
-#undef WITH_VECTORS
+#define FOR_SYNAPSES(J, first, V, CALL) FOR_INDEX(J, first, FOR_FAN_IN(J.k, FOR_VECTORS(V, CALL)))
 
-// W[:, first : first + n] -> (c, 64), then zeros
-INLINE void pack_readout(const float* W, int64_t m, int64_t c, int64_t first, int64_t n, float* packed) {
-    for (int64_t j = 0; j < c; ++j) {
-        const float* row = W + j * m + first;
-        prefetch(row + BLOCK, BLOCK * sizeof(float));
-        for (int64_t g = 0; g < BLOCK; g += LANES) store(packed + j * BLOCK + g, load_some(row + g, n - g));
-    }
+OUTLINE void gather(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, float* h) {
+    if (V == 0) return gather_one(J, first, n, tile, h);
+    FOR_SYNAPSES(J, first, V, (gather_n<VECTORS>(synapses, K, n, tile, h)))
+}
+OUTLINE void scatter(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* grad_h,
+                     float* grad_tile) {
+    if (V == 0) return scatter_one(J, first, n, tile, grad_h, grad_tile);
+    FOR_SYNAPSES(J, first, V, (scatter_n<VECTORS>(synapses, K, n, tile, grad_h, grad_tile)))
 }
 
 // A matrix whose entry (r, i) stands at p[r * across + i * along].
@@ -247,45 +342,79 @@ struct Strided {
     int64_t across, along;
 };
 
-// sum (R, 16 V) += sum_{i < n} left (R, n) right (n, 16 V), in registers; FRESH: the sum starts at 0.
+// sum (R, L V) += sum_{i < n} left (R, n) right (n, L V), in registers; FRESH: the sum starts at 0.
 template <bool FRESH, int R, int V>
 INLINE void product_tile(Strided left, const float* right, int64_t n, float* sum, int64_t stride) {
     Lanes acc[R][V];
 #pragma GCC unroll 10
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[r][v] = FRESH ? Lanes{} : load(sum + r * stride + v * LANES);
     for (int64_t i = 0; i < n; ++i) {
         Lanes b[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) b[v] = load(right + i * stride + v * LANES);
 #pragma GCC unroll 10
         for (int r = 0; r < R; ++r) {
             const Lanes a = splat(left.p[r * left.across + i * left.along]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int v = 0; v < V; ++v) acc[r][v] += a * b[v];
         }
     }
 #pragma GCC unroll 10
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) store(sum + r * stride + v * LANES, acc[r][v]);
 }
+// How many rows a product of V vectors takes at a time.
+constexpr int rows_at_once(int V) { return std::min(10, SUMS / V); }
+
 template <bool FRESH, int V>
-INLINE void product_rows(Strided left, const float* right, int64_t rows, int64_t n, float* sum, int64_t stride) {
-    int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS)
-        product_tile<FRESH, ROWS, V>({left.p + r * left.across, left.across, left.along}, right, n, sum + r * stride, stride);
-    for (; r < rows; ++r)
-        product_tile<FRESH, 1, V>({left.p + r * left.across, left.across, left.along}, right, n, sum + r * stride, stride);
+OUTLINE void product_rows(Strided left, const float* right, int64_t rows, int64_t n, float* sum, int64_t stride) {
+    const auto take = [&](auto number) {
+        constexpr int R = decltype(number)::value;
+        for (; rows >= R; rows -= R, left.p += R * left.across, sum += R * stride)
+            product_tile<FRESH, R, V>(left, right, n, sum, stride);
+    };
+    take(std::integral_constant<int, rows_at_once(V)>());
+    take(std::integral_constant<int, std::min(4, rows_at_once(V))>());
+    take(std::integral_constant<int, 1>());
 }
-// The same for any number of rows and of vectors; right and sum have rows of 16 V.
+// The same for any number of rows and of vectors; right and sum have rows of L V.
 template <bool FRESH>
-OUTLINE void product(Strided left, const float* right, int64_t rows, int64_t n, int V, float* sum) {
-    int v = 0;
-    for (; v + COLUMNS <= V; v += COLUMNS)
-        product_rows<FRESH, COLUMNS>(left, right + v * LANES, rows, n, sum + v * LANES, V * LANES);
-    for (; v < V; ++v) product_rows<FRESH, 1>(left, right + v * LANES, rows, n, sum + v * LANES, V * LANES);
+INLINE void product(Strided left, const float* right, int64_t rows, int64_t n, int V, float* sum) {
+    for (int v = 0; v < V; v += 4, right += TILE, sum += TILE)
+        FOR_VECTORS(V - v, (product_rows<FRESH, VECTORS>(left, right, rows, n, sum, V * LANES)))
+}
+
+// y (c, L V) += W h for a tile and n cells from `first` on; h (n, L V) is left behind.
+OUTLINE void read(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* W, int64_t c,
+                  float* h, float* y) {
+    if (V == 0) {
+        gather_one(J, first, n, tile, h);
+        return read_one(W + first, J.m, h, n, c, y);
+    }
+    const int64_t done = c >= rows_at_once(V) ? rows_at_once(V) : 0;
+    if (done)
+        FOR_SYNAPSES(J, first, V, (read_n<rows_at_once(VECTORS), VECTORS>(synapses, K, n, tile, W + first, h, y)))
+    else
+        gather(J, first, n, V, tile, h);
+    product<false>({W + done * J.m + first, J.m, 1}, h, c - done, n, V, y + done * V * LANES);
+}
+#undef FOR_SYNAPSES
+#undef FOR_INDEX
+#undef FOR_FAN_IN
+#undef WITH_FAN_IN
+#undef FOR_VECTORS
+#undef WITH_VECTORS
+
+// lanes (c, L) += W z with n cells as lanes; W (c, n) at a stride of m.
+INLINE void read_lanes(const float* W, int64_t m, const float* z, int64_t n, int64_t c, float* lanes) {
+    for (int64_t j = 0; j < c; ++j) {
+        Lanes sum = load(lanes + j * LANES);
+        for (int64_t g = 0; g < n; g += LANES) sum += load_some(W + j * m + g, n - g) * load_some(z + g, n - g);
+        store(lanes + j * LANES, sum);
+    }
 }
 
 }  // namespace ISA

@@ -6,23 +6,6 @@
 namespace cerebsim {
 namespace ISA {
 
-// h (64) of one picture, straight from memory: with one picture the cells are the lanes.
-template <class Index>
-INLINE void gather_one(const Wiring& J, const Index* indices, int64_t first, int64_t n, const float* __restrict x,
-                       float* __restrict h) {
-    for (int64_t g = 0; g < BLOCK; ++g) h[g] = 0;
-    if (J.thresholds)
-        for (int64_t g = 0; g < n; ++g) h[g] = -J.thresholds[first + g];
-    for (int64_t r = 0; r < J.k; ++r) {
-        const Index* __restrict index = indices + r * J.m + first;
-        const float* __restrict weight = J.weights + r * J.m + first;
-        prefetch(index + BLOCK, BLOCK * sizeof(Index));
-        prefetch(weight + BLOCK, BLOCK * sizeof(float));
-        for (int64_t g = 0; g < n; ++g) h[g] += weight[g] * x[static_cast<int32_t>(index[g])];
-    }
-    for (int64_t g = 0; g < BLOCK; ++g) h[g] = h[g] > 0 ? h[g] : 0;
-}
-
 struct Learner {
     const Wiring& J;
     const float* x;
@@ -39,25 +22,22 @@ struct Learner {
     bool one() const { return batch == 1; }
     int64_t steps() const { return (N + batch - 1) / batch; }
     int64_t pictures(int64_t step) const { return std::min(batch, N - step * batch); }
-    Tiles tiles(int64_t step) const { return Tiles{pictures(step)}; }
+    Tiles tiles(int64_t step) const { return Tiles{pictures(step), one()}; }
     int64_t most() const { return std::min(batch, N); }  // pictures in the largest batch there is
-    int64_t part_size() const { return c * LANES + (one() ? 0 : Tiles{most()}.count() * c * TILE); }
+    int64_t part_size() const { return c * LANES + (one() ? 0 : Tiles{most(), false}.count() * c * TILE); }
 };
 
 // What one thread works in.
 struct LearnerWorkspace {
-    Block block;
-    Array<float> h, turned, sums, W, dW, errors, error_sums;
-    LearnerWorkspace(const Learner& a)
-        : block(a.J), h(BLOCK * TILE), turned(BLOCK * TILE), sums(BLOCK * LANES), W(a.c * BLOCK), dW(a.c * BLOCK),
-          errors(a.most() * a.c), error_sums(a.c) {}
+    Array<float> h{BLOCK * TILE}, turned{BLOCK * TILE}, sums{BLOCK * LANES}, dW, errors, error_sums;
+    LearnerWorkspace(const Learner& a) : dW(a.c * BLOCK), errors(a.most() * a.c), error_sums(a.c) {}
 };
 
 INLINE void subtract(float* __restrict h, const float* __restrict mu, int64_t n) {
     for (int64_t g = 0; g < n; ++g) h[g] -= mu[g];
 }
 
-// mean (64) of h over the pictures, from sums (64, 16) over the lanes; sums may be overwritten.
+// mean (64) of h over the pictures, from sums (64, L) over the lanes; sums may be overwritten.
 INLINE void mean_of(float* sums, float* scratch, int64_t pictures, float* mean) {
     transpose(sums, BLOCK, LANES, LANES, scratch, BLOCK, BLOCK);
     for (int64_t g = 0; g < BLOCK; ++g) {
@@ -73,8 +53,7 @@ static void weight_gradient(const Learner& a, int64_t step, int64_t first, int64
     float* dW = at.dW.data();
     if (a.one()) {
         float* h = at.h.data();
-        a.J.wide ? gather_one(a.J, static_cast<const int32_t*>(a.J.indices), first, n, xt, h)
-                 : gather_one(a.J, static_cast<const int16_t*>(a.J.indices), first, n, xt, h);
+        gather_one(a.J, first, n, xt, h);
         for (int64_t g = 0; g < BLOCK; ++g) mean[g] = h[g];
         if (a.mu) subtract(h, a.mu + first, n);
         for (int64_t j = 0; j < a.c; ++j)
@@ -82,7 +61,7 @@ static void weight_gradient(const Learner& a, int64_t step, int64_t first, int64
         return;
     }
     const bool averaging = a.mu && !a.rule.ltd_before;
-    correlate(at.block, a.tiles(step), xt, at.errors.data(), a.c, at.h.data(), at.turned.data(), dW,
+    correlate(a.J, first, n, a.tiles(step), xt, at.errors.data(), a.c, at.h.data(), at.turned.data(), dW,
               averaging ? mean : nullptr);
     if (averaging)
         for (int64_t g = 0; g < BLOCK; ++g) mean[g] /= static_cast<float>(a.pictures(step));
@@ -102,8 +81,10 @@ static void descend(const Learner& a, int64_t first, int64_t n, const float* dW)
             continue;
         }
         float* __restrict square = a.square_avg + j * a.J.m + first;
-        prefetch(W + BLOCK, BLOCK * sizeof(float));
-        prefetch(square + BLOCK, BLOCK * sizeof(float));
+        for (int64_t g = BLOCK; g < 2 * BLOCK; g += LANES) {
+            __builtin_prefetch(W + g);
+            __builtin_prefetch(square + g);
+        }
         for (int64_t g = 0; g < n; ++g) {
             const float grad = gradient[g];
             const float s = square[g] + keep * (grad * grad - square[g]);
@@ -125,24 +106,19 @@ static void respond(const Learner& a, int64_t step, int64_t first, int64_t n, co
     float* y_lanes = part;
     if (a.one()) {
         float* h = at.h.data();
-        a.J.wide ? gather_one(a.J, static_cast<const int32_t*>(a.J.indices), first, n, xt, h)
-                 : gather_one(a.J, static_cast<const int16_t*>(a.J.indices), first, n, xt, h);
+        gather_one(a.J, first, n, xt, h);
         if (a.mu && a.rule.ltd_before) move_average(a, first, n, h);
         if (a.mu) subtract(h, a.mu + first, n);
-        if (n == BLOCK) return read_lanes(a.W + first, a.J.m, h, a.c, y_lanes);
-        pack_readout(a.W, a.J.m, a.c, first, n, at.W.data());
-        return read_lanes(at.W.data(), BLOCK, h, a.c, y_lanes);
+        return read_lanes(a.W + first, a.J.m, h, n, a.c, y_lanes);
     }
     float* y_pictures = part + a.c * LANES;
     const Tiles tiles = a.tiles(step);
     const bool averaging = a.mu && a.rule.ltd_before;
-    pack_readout(a.W, a.J.m, a.c, first, n, at.W.data());
     if (averaging) std::memset(at.sums.data(), 0, BLOCK * LANES * sizeof(float));
     for (int64_t tile = 0; tile < tiles.count(); ++tile) {
         const int V = tiles.vectors(tile);
         const float* h = at.h.data();
-        gather(at.block, V, xt + tile * TILE * a.J.d, at.h.data());
-        product<false>({at.W.data(), BLOCK, 1}, h, a.c, n, V, y_pictures + tile * a.c * TILE);
+        read(a.J, first, n, V, xt + tile * TILE * a.J.d, a.W, a.c, at.h.data(), y_pictures + tile * a.c * TILE);
         if (!averaging) continue;
         float present[TILE];  // a lane without a picture does not count
         for (int64_t b = 0; b < TILE; ++b) present[b] = b < tiles.pictures(tile) ? 1.0f : 0.0f;
@@ -158,18 +134,14 @@ static void respond(const Learner& a, int64_t step, int64_t first, int64_t n, co
         move_average(a, first, n, mean);
     }
     if (!a.mu) return;
-    float centre[BLOCK] = {};
-    std::memcpy(centre, a.mu + first, n * sizeof(float));
-    read_lanes(at.W.data(), BLOCK, centre, a.c, y_lanes);
+    read_lanes(a.W + first, a.J.m, a.mu + first, n, a.c, y_lanes);
 }
 
 // One chunk of a sweep: updates by batch step - 1 and responds to batch step, where there are such.
 static void learn_chunk(const Learner& a, Span span, int64_t step, bool last, const float* x_before,
                         const float* x_now, LearnerWorkspace& at, float* part) {
     if (!last) std::memset(part, 0, a.part_size() * sizeof(float));
-    for (int64_t first = span.begin; first < span.end; first += BLOCK) {
-        const int64_t n = std::min<int64_t>(BLOCK, span.end - first);
-        if (!a.one()) pack(at.block, first, span.end);
+    for_blocks(span, [&](int64_t first, int64_t n) {
         if (step > 0) {
             float mean[BLOCK];
             weight_gradient(a, step - 1, first, n, x_before, at, mean);
@@ -177,7 +149,7 @@ static void learn_chunk(const Learner& a, Span span, int64_t step, bool last, co
             if (a.mu && !a.rule.ltd_before) move_average(a, first, n, mean);
         }
         if (!last) respond(a, step, first, n, x_now, at, part);
-    }
+    });
 }
 
 // y and the errors of a batch from the parts of all chunks, added in their order.
@@ -217,7 +189,7 @@ static int64_t learn(const Wiring& J, const float* x, const float* t, const int6
 
     // The batches before, now and next: the next one is turned while the sweep runs.
     std::vector<Turned> turned;
-    for (int i = 0; i < 3 && !a.one(); ++i) turned.emplace_back(a.most(), J.d);
+    for (int i = 0; i < 3 && !a.one(); ++i) turned.emplace_back(a.most(), J.d, false);
     Array<float> rows(a.one() ? 0 : a.most() * J.d);
     const auto pictures_of = [&](int64_t step) -> const float* {
         return a.one() ? x + order[step] * J.d : turned[step % 3].tile(0);

@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 import torch
 
+from cerebsim import native
+
 THREADS = 2
 
 # In this mode torch fills torch.empty with NaN (integers: their largest value), so that an
@@ -25,6 +27,13 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 def two_threads():
     """Undo what a test before this one did to the number of threads."""
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(params=native.instruction_sets())
+def each_instruction_set(request):
+    """Runs a test with the native kernels of every instruction set of this machine."""
+    with native.use_instruction_set(request.param):
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

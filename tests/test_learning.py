@@ -127,6 +127,7 @@ RULES = {
 }
 
 
+@pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_learning_is_autograd_and_torch_optim(case, rule):
@@ -168,6 +169,7 @@ def same(a: dict, b: dict) -> bool:
 
 # With m = 20,000 a step is worth 28 x 20,000 multiply-adds a picture (two threads or more from a
 # batch of one), see cpu.cpp.
+@pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("settings", [{}, {"ltd_update": "after"}, {"ltd": False, "rule": "plain"}])
 @pytest.mark.parametrize(("batch_size", "steps"), [(1, 12), (7, 4), (50, 3)])
 def test_learning_does_not_depend_on_the_number_of_threads(batch_size, steps, settings):

@@ -87,11 +87,13 @@ AXES = {
 }
 
 
+@pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize(("axis", "size"), [(a, n) for a, sizes in AXES.items() for n in sizes])
 def test_cpu_is_the_reference_along_every_axis(axis, size):
     check(Case(**{axis: size}))
 
 
+@pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("seed", range(40))
 def test_cpu_is_the_reference_in_mixed_sizes(seed):
     draw = random.Random(seed)
@@ -130,6 +132,7 @@ def test_cpu_is_the_reference_where_a_cell_hears_the_same_fibre_twice():
     check(Case(d=1, k=4, m=130, replacement=True))
 
 
+@pytest.mark.usefixtures("each_instruction_set")
 def test_cpu_is_the_reference_with_wide_indices():
     case = Case(B=18, d=40_000, m=65)
     assert case.J.indices.dtype == torch.int32 and case.J.indices.max() > 2**15
@@ -137,6 +140,7 @@ def test_cpu_is_the_reference_with_wide_indices():
     check(Case(B=3, d=40_000, m=65, k=3))
 
 
+@pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("threshold", [0.25, -0.5])
 def test_thresholds_of_single_cells(threshold):
     case = Case(m=130)
@@ -321,6 +325,7 @@ BITS = [
 ]
 
 
+@pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("kind", BITS)
 def test_a_picture_does_not_depend_on_its_neighbours(kind):
     case = Case(B=130, m=2049, threshold=0.25, **kind)
@@ -342,6 +347,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(kind):
         assert torch.equal(moved[name], value[mixed]), name
 
 
+@pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("kind", BITS)
 def test_the_number_of_threads_changes_no_bit(kind):
     case = Case(B=130, m=4160, **kind)
