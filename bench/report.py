@@ -91,8 +91,8 @@ def machine(m: dict) -> str:
         f"copy {m['copied_bytes_per_second'] / 1e9:.1f} GB/s read + written; "
         f"torch {m['torch']}, scipy {m['versions']['scipy']}; commit {m['git_commit']}.\n"
         "Times are medians; a ratio is a peer's over ours, in the same run and with the same "
-        "inputs. A training step is one of several in a row, as an epoch runs them (16 at B=1, 4 at "
-        'B=50). "about N s": not run, foretold from a smaller batch or fan-in.'
+        "inputs. A training step is one of several in a row, as an epoch runs them: 16 at B=1, 4 "
+        'at B=50. "about N s": not run, foretold from a smaller batch or fan-in.'
     )
 
 

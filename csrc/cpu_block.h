@@ -132,6 +132,11 @@ OUTLINE void transpose(const float* in, int64_t rows, int64_t cols, int64_t in_s
                 continue;
             }
             float padded[64] = {}, turned[64];
+            if (nj == 8 && wide - i >= 8) {  // rows are missing, as where c is 10
+                for (int64_t a = 0; a < ni; ++a) std::memcpy(padded + a * 8, from + a * in_stride, 32);
+                transpose8(padded, 8, to, out_stride);
+                continue;
+            }
             for (int64_t a = 0; a < ni; ++a) std::memcpy(padded + a * 8, from + a * in_stride, nj * sizeof(float));
             transpose8(padded, 8, turned, 8);
             for (int64_t b = 0; b < nj; ++b)
