@@ -140,9 +140,7 @@ class Case:
     @cached_property
     def right_learn(self) -> dict:
         """After all steps; y is that of the last."""
-        W, mu, square_avg = (
-            a.double().numpy().copy() for a in (self.W, self.mu, self.square_avg)
-        )
+        W, mu, square_avg = (a.double().numpy().copy() for a in (self.W, self.mu, self.square_avg))
         for x, t in self.batches():
             h = self._h(x)
             mu += (1 - LTD_DECAY) * (h.mean(0) - mu)
