@@ -220,10 +220,12 @@ INLINE void gather_n(const Synapses<Index> J, int64_t k, int64_t n, const float*
     }
 }
 
-// The same, and y (R, L V) += W h with h still in registers; W (R, n) at a stride of m.
+// z (n, L V) = h - mu, and y (R, L V) += W z with z still in registers; W (R, n) at a stride of m. Without
+// mu z is h.
 template <int R, int V, class Index>
-INLINE void read_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* W, float* h, float* y) {
-    Lanes sum[R][V];
+INLINE void read_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* W,
+                   const float* mu, float* z, float* y) {
+    Lanes sum[R + 1][V];  // R may be 0
 #pragma GCC unroll 10
     for (int j = 0; j < R; ++j)
 #pragma GCC unroll 4
@@ -231,7 +233,9 @@ INLINE void read_n(const Synapses<Index> J, int64_t k, int64_t n, const float* t
     for (int64_t g = 0; g < n; ++g) {
         Lanes u[V];
         activity<V>(J, k, g, tile, u);
-        for (int v = 0; v < V; ++v) store(h + (g * V + v) * LANES, u[v]);
+        const Lanes centre = mu ? splat(mu[g]) : Lanes{};
+        for (int v = 0; v < V; ++v) u[v] -= centre;
+        for (int v = 0; v < V; ++v) store(z + (g * V + v) * LANES, u[v]);
 #pragma GCC unroll 10
         for (int j = 0; j < R; ++j) {
             const Lanes weight = splat(W[j * J.m + g]);
@@ -302,6 +306,9 @@ OUTLINE void scatter_one(const Wiring& J, int64_t first, int64_t n, const float*
     FOR_INDEX(J, first, for (int64_t g = 0; g < n; ++g)
                             for (int64_t r = 0; r < J.k; ++r)
                                 grad_x[synapses.indices[r * J.m + g]] += synapses.weights[r * J.m + g] * h[g])
+}
+INLINE void subtract(float* __restrict h, const float* __restrict mu, int64_t n) {
+    for (int64_t g = 0; g < n; ++g) h[g] -= mu[g];
 }
 // y (c) += W h with the Purkinje cells as lanes, so that it adds up cell by cell as a tile does; y has room
 // for whole vectors.
@@ -392,19 +399,23 @@ INLINE void product(Strided left, const float* right, int64_t rows, int64_t n, i
         FOR_VECTORS(V - v, (product_rows<FRESH, VECTORS>(left, right, rows, n, sum, V * LANES)))
 }
 
-// y (c, L V) += W h for a tile and n cells from `first` on; h (n, L V) is left behind.
-OUTLINE void read(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* W, int64_t c,
-                  float* h, float* y) {
+// y (c, L V) += W z for a tile and n cells from `first` on, where z = h - mu, or h if mu is null; z (n, L V)
+// is left behind.
+OUTLINE void read(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* W,
+                  const float* mu, int64_t c, float* z, float* y) {
+    const float* centres = mu ? mu + first : nullptr;
     if (V == 0) {
-        gather_one(J, first, n, tile, h);
-        return read_one(W + first, J.m, h, n, c, y);
+        gather_one(J, first, n, tile, z);
+        if (mu) subtract(z, centres, n);
+        return read_one(W + first, J.m, z, n, c, y);
     }
     const int64_t done = c >= rows_at_once(V) ? rows_at_once(V) : 0;
     if (done)
-        FOR_SYNAPSES(J, first, V, (read_n<rows_at_once(VECTORS), VECTORS>(synapses, K, n, tile, W + first, h, y)))
+        FOR_SYNAPSES(J, first, V,
+                     (read_n<rows_at_once(VECTORS), VECTORS>(synapses, K, n, tile, W + first, centres, z, y)))
     else
-        gather(J, first, n, V, tile, h);
-    product<false>({W + done * J.m + first, J.m, 1}, h, c - done, n, V, y + done * V * LANES);
+        FOR_SYNAPSES(J, first, V, (read_n<0, VECTORS>(synapses, K, n, tile, W + first, centres, z, y)))
+    product<false>({W + done * J.m + first, J.m, 1}, z, c - done, n, V, y + done * V * LANES);
 }
 #undef FOR_SYNAPSES
 #undef FOR_INDEX
@@ -417,7 +428,10 @@ OUTLINE void read(const Wiring& J, int64_t first, int64_t n, int V, const float*
 INLINE void read_lanes(const float* W, int64_t m, const float* z, int64_t n, int64_t c, float* lanes) {
     for (int64_t j = 0; j < c; ++j) {
         Lanes sum = load(lanes + j * LANES);
-        for (int64_t g = 0; g < n; g += LANES) sum += load_some(W + j * m + g, n - g) * load_some(z + g, n - g);
+        if (n == BLOCK)
+            for (int64_t g = 0; g < BLOCK; g += LANES) sum += load(W + j * m + g) * load(z + g);
+        else
+            for (int64_t g = 0; g < n; g += LANES) sum += load_some(W + j * m + g, n - g) * load_some(z + g, n - g);
         store(lanes + j * LANES, sum);
     }
 }

@@ -76,16 +76,14 @@ static void granule(const Wiring& J, const float* x, int64_t B, float* h, int th
 static void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const float* mu, int64_t c, float* y,
                     int threads) {
     const auto work = workspaces(threads, BLOCK * TILE);
-    // Of a tile and a chunk of cells: y (c, L V), and W mu with its sum still over L lanes.
-    const int64_t size = c * (TILE + LANES);
-    Array<float> parts(CHUNKS * GROUP * size);
+    const int64_t size = c * TILE;
+    Array<float> parts(CHUNKS * GROUP * size);  // y (c, L V) of a tile, summed over the cells of a chunk
     for_groups(J, x, B, [&](int64_t b0, const Turned& xt) {
         for_chunks(threads, xt.tiles, [&](int64_t chunk, int64_t t, int thread) {
             float* part = parts.data() + (chunk * GROUP + t) * size;
             std::memset(part, 0, size * sizeof(float));
             for_blocks(chunk_of(J.m, chunk), [&](int64_t first, int64_t n) {
-                read(J, first, n, xt.tiles.vectors(t), xt.tile(t), W, c, work[thread].data(), part);
-                if (mu) read_lanes(W + first, J.m, mu + first, n, c, part + c * TILE);
+                read(J, first, n, xt.tiles.vectors(t), xt.tile(t), W, mu, c, work[thread].data(), part);
             });
         });
         // The chunks are added in their order.
@@ -96,12 +94,7 @@ static void circuit(const Wiring& J, const float* x, int64_t B, const float* W, 
                 const float* more = sum + chunk * GROUP * size;
                 for (int64_t i = 0; i < size; i += LANES) store(sum + i, load(sum + i) + load(more + i));
             }
-            for (int64_t j = 0; j < c; ++j) {
-                float centre = 0;
-                for (int64_t lane = 0; lane < LANES; ++lane) centre += sum[c * TILE + j * LANES + lane];
-                for (int64_t b = 0; b < xt.tiles.pictures(t); ++b)
-                    y[(b0 + t * TILE + b) * c + j] = sum[j * lanes + b] - centre;
-            }
+            transpose(sum, c, xt.tiles.pictures(t), lanes, y + (b0 + t * TILE) * c, c, c);
         }
     });
 }

@@ -33,10 +33,6 @@ struct LearnerWorkspace {
     LearnerWorkspace(const Learner& a) : dW(a.c * BLOCK), errors(a.most() * a.c), error_sums(a.c) {}
 };
 
-INLINE void subtract(float* __restrict h, const float* __restrict mu, int64_t n) {
-    for (int64_t g = 0; g < n; ++g) h[g] -= mu[g];
-}
-
 // mean (64) of h over the pictures, from sums (64, L) over the lanes; sums may be overwritten.
 INLINE void mean_of(float* sums, float* scratch, int64_t pictures, float* mean) {
     transpose(sums, BLOCK, LANES, LANES, scratch, BLOCK, BLOCK);
@@ -118,7 +114,9 @@ static void respond(const Learner& a, int64_t step, int64_t first, int64_t n, co
     for (int64_t tile = 0; tile < tiles.count(); ++tile) {
         const int V = tiles.vectors(tile);
         const float* h = at.h.data();
-        read(a.J, first, n, V, xt + tile * TILE * a.J.d, a.W, a.c, at.h.data(), y_pictures + tile * a.c * TILE);
+        // Not yet centred: mu moves by all of the batch before it is subtracted, below.
+        read(a.J, first, n, V, xt + tile * TILE * a.J.d, a.W, nullptr, a.c, at.h.data(),
+             y_pictures + tile * a.c * TILE);
         if (!averaging) continue;
         float present[TILE];  // a lane without a picture does not count
         for (int64_t b = 0; b < TILE; ++b) present[b] = b < tiles.pictures(tile) ? 1.0f : 0.0f;
