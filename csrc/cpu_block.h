@@ -45,27 +45,42 @@ INLINE void store_some(float* p, Lanes v, int64_t n) {
     if (n > 0) std::memcpy(p, padded, n * sizeof(float));
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+INLINE Eight join(Four a, Four b) { return SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7); }
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Places<sizeof(a)>{__VA_ARGS__})
+template <int SIZE>
+using Places __attribute__((vector_size(SIZE))) = int32_t;
+INLINE Eight join(Four a, Four b) {
+    Eight both;
+    std::memcpy(&both, &a, sizeof a);
+    std::memcpy(reinterpret_cast<char*>(&both) + sizeof a, &b, sizeof b);
+    return both;
+}
+#endif
+
 // out[j][i] = in[i][j], 4 x 4, and the same again in every further quarter of wider vectors.
 template <class Vector>
 INLINE void turn4(Vector (&a)[4]) {
     Vector b[4];
     if constexpr (sizeof(Vector) == sizeof(Four))
         for (int i = 0; i < 4; i += 2) {
-            b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 4, 1, 5);
-            b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 6, 3, 7);
+            b[i] = SHUFFLE(a[i], a[i + 1], 0, 4, 1, 5);
+            b[i + 1] = SHUFFLE(a[i], a[i + 1], 2, 6, 3, 7);
         }
     else
         for (int i = 0; i < 4; i += 2) {
-            b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-            b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+            b[i] = SHUFFLE(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+            b[i + 1] = SHUFFLE(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
         }
     for (int i = 0; i < 2; ++i)
         if constexpr (sizeof(Vector) == sizeof(Four)) {
-            a[2 * i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 4, 5);
-            a[2 * i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 6, 7);
+            a[2 * i] = SHUFFLE(b[i], b[i + 2], 0, 1, 4, 5);
+            a[2 * i + 1] = SHUFFLE(b[i], b[i + 2], 2, 3, 6, 7);
         } else {
-            a[2 * i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            a[2 * i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+            a[2 * i] = SHUFFLE(b[i], b[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            a[2 * i + 1] = SHUFFLE(b[i], b[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
         }
 }
 // out[j][i] = in[i][j], 8 x 8.
@@ -77,7 +92,7 @@ INLINE void transpose8(const float* in, int64_t in_stride, float* out, int64_t o
         if constexpr (LANES >= 8) {
             Eight a[4];
             for (int i = 0; i < 4; ++i)
-                a[i] = __builtin_shufflevector(quarter(i, j), quarter(i + 4, j), 0, 1, 2, 3, 4, 5, 6, 7);
+                a[i] = join(quarter(i, j), quarter(i + 4, j));
             turn4(a);
             for (int i = 0; i < 4; ++i) *reinterpret_cast<LooseEight*>(out + (j + i) * out_stride) = a[i];
         } else {
@@ -90,6 +105,7 @@ INLINE void transpose8(const float* in, int64_t in_stride, float* out, int64_t o
         }
     }
 }
+#undef SHUFFLE
 
 // Uninitialised memory on a cache line's boundary.
 template <class T>
