@@ -1,11 +1,11 @@
-// The forward and backward kernels of the CPU backend; see cpu_block.h for how data lie.
+// The forward and backward kernels of the CPU backend; see cpu_vectors.h for how data lie.
 
 namespace cerebsim {
 namespace ISA {
 
 constexpr int64_t GROUP = 4;  // tiles in flight: bounds the workspace whatever B is
 
-// The pictures of one group, turned into tiles of width rows.
+// The pictures of one group, turned into tiles of so many rows.
 struct Turned {
     Tiles tiles;
     int64_t rows;
@@ -154,7 +154,7 @@ static void circuit_backward_x(const Wiring& J, const float* x, int64_t B, const
 }
 
 // dW (c, 64) = errors (B, c)^T h of up to 64 cells. totals (64), if wanted, are the sums of h over the
-// pictures. h and turned (64, 64) are for work.
+// pictures. h (64, L V) and turned (L V, 64) are for work.
 INLINE void correlate(const Wiring& J, int64_t first, int64_t n, Tiles tiles, const float* xt, const float* errors,
                       int64_t c, float* h, float* turned, float* dW, float* totals) {
     std::memset(dW, 0, c * BLOCK * sizeof(float));

@@ -1,5 +1,6 @@
 // Everything that is compiled once per instruction set.
-#include "cpu_block.h"
+#include "cpu_vectors.h"
+#include "cpu_cells.h"
 #include "cpu_circuit.h"
 #include "cpu_learn.h"
 

@@ -167,7 +167,7 @@ def same(a: dict, b: dict) -> bool:
     )
 
 
-# With m = 20,000 a step is worth 28 x 20,000 multiply-adds a picture (two threads or more from a
+# With m = 30,001 a step is worth 28 x 30,001 multiply-adds a picture (two threads or more from a
 # batch of one), see cpu.cpp.
 @pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("settings", [{}, {"ltd_update": "after"}, {"ltd": False, "rule": "plain"}])

@@ -1,0 +1,225 @@
+// Granule cells on the CPU: how they hear a tile of pictures and are read out, and the way back.
+//
+// A cell's k synapses are k multiply-adds of whole vectors of pictures (see cpu_vectors.h), and index
+// and weight are read once for all of them; only where there is a single picture are the cells the
+// lanes. Cells are taken in blocks whose h fits the first-level cache; J, W and mu are read where they
+// lie, since the processor foresees such streams.
+
+namespace cerebsim {
+namespace ISA {
+
+constexpr int BLOCK = 64;        // granule cells taken at a time
+constexpr int64_t CHUNKS = 16;   // fixed shares of the granule cells, each summed by itself
+
+// The granule cells [begin, end) of a chunk; chunks are whole blocks and depend on m alone.
+struct Span {
+    int64_t begin, end;
+};
+INLINE Span chunk_of(int64_t m, int64_t chunk) {
+    const int64_t size = ((m + CHUNKS - 1) / CHUNKS + BLOCK - 1) / BLOCK * BLOCK;
+    return {std::min(m, chunk * size), std::min(m, (chunk + 1) * size)};
+}
+
+// Calls work(first cell, number) for up to 64 cells of a span at a time.
+template <class Work>
+INLINE void for_blocks(Span span, const Work& work) {
+    for (int64_t first = span.begin; first < span.end; first += BLOCK)
+        work(first, std::min<int64_t>(BLOCK, span.end - first));
+}
+
+// The synapses of the granule cells from `first` on. Index is int16_t or int32_t.
+template <class Index>
+struct Synapses {
+    Synapses(const Wiring& J, int64_t first)
+        : m(J.m), indices(static_cast<const Index*>(J.indices) + first), weights(J.weights + first),
+          thresholds(J.thresholds ? J.thresholds + first : nullptr) {}
+    const int64_t m;
+    const Index* indices;
+    const float* weights;
+    const float* thresholds;
+
+    // Where the mossy fibre of synapse r of cell g begins in a tile of V vectors.
+    template <int V, class Float>
+    Float* row(Float* tile, int64_t r, int64_t g) const {
+        Float* p = tile + static_cast<int64_t>(indices[r * m + g]) * (V * LANES);
+#ifdef __GNUC__
+        asm("" : "+r"(p));  // a plain pointer keeps each multiply-add one instruction with its load
+#endif
+        return p;
+    }
+};
+
+// h (L V) of cell g for one tile: relu(sum_r weight[r] x[index[r]] - threshold).
+template <int V, class Index>
+INLINE void activity(const Synapses<Index>& J, int64_t k, int64_t g, const float* tile, Lanes (&h)[V]) {
+    for (int v = 0; v < V; ++v) h[v] = J.thresholds ? splat(-J.thresholds[g]) : Lanes{};
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < k; ++r) {
+        const float* row = J.template row<V>(tile, r, g);
+        const Lanes weight = splat(J.weights[r * J.m + g]);
+        for (int v = 0; v < V; ++v) h[v] += weight * load(row + v * LANES);
+    }
+    for (int v = 0; v < V; ++v) h[v] = h[v] > 0 ? h[v] : Lanes{};
+}
+
+// z (n, L V) = h - mu, and y (R, L V) += W z with z still in registers; W (R, n) at a stride of m. Without
+// mu z is h.
+template <int R, int V, class Index>
+INLINE void read_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* W,
+                   const float* mu, float* z, float* y) {
+    Sums<R, V> sums{};
+    sums.load_from(y, V * LANES);
+    for (int64_t g = 0; g < n; ++g) {
+        Lanes u[V];
+        activity<V>(J, k, g, tile, u);
+        const Lanes centre = mu ? splat(mu[g]) : Lanes{};
+        for (int v = 0; v < V; ++v) u[v] -= centre;
+        for (int v = 0; v < V; ++v) store(z + (g * V + v) * LANES, u[v]);
+        sums.add(W + g, J.m, u);
+    }
+    sums.store_to(y, V * LANES);
+}
+
+// The same synapses backwards: grad_tile[index[r]] += weight[r] grad_h[g] where h[g] > 0; h is worked
+// out on the way.
+template <int V, class Index>
+INLINE void scatter_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* grad_h,
+                      float* grad_tile) {
+    for (int64_t g = 0; g < n; ++g) {
+        Lanes u[V];
+        activity<V>(J, k, g, tile, u);
+        for (int v = 0; v < V; ++v) u[v] = u[v] > 0 ? load(grad_h + (g * V + v) * LANES) : Lanes{};
+#pragma GCC unroll 4
+        for (int64_t r = 0; r < k; ++r) {
+            float* row = J.template row<V>(grad_tile, r, g);
+            const Lanes weight = splat(J.weights[r * J.m + g]);
+            for (int v = 0; v < V; ++v) store(row + v * LANES, load(row + v * LANES) + weight * u[v]);
+        }
+    }
+}
+
+// CALL with the `synapses` from `first` on, whichever type their indices have.
+#define FOR_INDEX(J, first, CALL)                   \
+    if (J.wide) {                                   \
+        const Synapses<int32_t> synapses(J, first); \
+        CALL;                                       \
+    } else {                                        \
+        const Synapses<int16_t> synapses(J, first); \
+        CALL;                                       \
+    }
+
+// One picture: h (n) of n cells, h beyond them up to 64 is 0.
+template <class Index>
+INLINE void gather_lanes(const Synapses<Index> J, int64_t k, int64_t n, const float* __restrict x,
+                         float* __restrict h) {
+    for (int64_t g = 0; g < BLOCK; ++g) h[g] = 0;
+    if (J.thresholds)
+        for (int64_t g = 0; g < n; ++g) h[g] = -J.thresholds[g];
+    for (int64_t r = 0; r < k; ++r) {
+        const Index* __restrict index = J.indices + r * J.m;
+        const float* __restrict weight = J.weights + r * J.m;
+        for (int64_t g = 0; g < BLOCK; g += LANES) {
+            __builtin_prefetch(index + BLOCK + g);
+            __builtin_prefetch(weight + BLOCK + g);
+        }
+        for (int64_t g = 0; g < n; ++g) h[g] += weight[g] * x[static_cast<int32_t>(index[g])];
+    }
+    for (int64_t g = 0; g < BLOCK; ++g) h[g] = h[g] > 0 ? h[g] : 0;
+}
+OUTLINE void gather_one(const Wiring& J, int64_t first, int64_t n, const float* x, float* h) {
+    FOR_INDEX(J, first, gather_lanes(synapses, J.k, n, x, h))
+}
+template <class Index>
+INLINE void scatter_lanes(const Synapses<Index> J, int64_t k, int64_t n, const float* grad_h, float* grad_x) {
+    for (int64_t g = 0; g < n; ++g)
+        for (int64_t r = 0; r < k; ++r) grad_x[J.indices[r * J.m + g]] += J.weights[r * J.m + g] * grad_h[g];
+}
+OUTLINE void scatter_one(const Wiring& J, int64_t first, int64_t n, const float* x, const float* grad_h,
+                         float* grad_x) {
+    float h[BLOCK];
+    gather_one(J, first, n, x, h);
+    for (int64_t g = 0; g < n; ++g) h[g] = h[g] > 0 ? grad_h[g] : 0;
+    FOR_INDEX(J, first, scatter_lanes(synapses, J.k, n, h, grad_x))
+}
+INLINE void subtract(float* __restrict h, const float* __restrict mu, int64_t n) {
+    for (int64_t g = 0; g < n; ++g) h[g] -= mu[g];
+}
+// y (c) += W h with the Purkinje cells as lanes, so that it adds up cell by cell as a tile does; y has room
+// for whole vectors.
+OUTLINE void read_one(const float* W, int64_t m, const float* h, int64_t n, int64_t c, float* y) {
+    float turned[BLOCK * LANES];
+    for (int64_t j = 0; j < c; j += LANES) {
+        transpose(W + j * m, std::min<int64_t>(LANES, c - j), n, m, turned, LANES, LANES);
+        Lanes sum = load(y + j);
+        for (int64_t g = 0; g < n; ++g) sum += load(turned + g * LANES) * splat(h[g]);
+        store(y + j, sum);
+    }
+}
+
+// CALL with `synapses` of the index's type, the usual small fan-ins as constants K, and VECTORS.
+#define WITH_FAN_IN(NUMBER, CALL)     \
+    {                                 \
+        const int64_t K = NUMBER;     \
+        CALL;                         \
+        break;                        \
+    }
+#define FOR_FAN_IN(k, CALL)           \
+    switch (k) {                      \
+        case 1: WITH_FAN_IN(1, CALL)  \
+        case 2: WITH_FAN_IN(2, CALL)  \
+        case 4: WITH_FAN_IN(4, CALL)  \
+        default: WITH_FAN_IN(k, CALL) \
+    }
+#define FOR_SYNAPSES(J, first, V, CALL) FOR_INDEX(J, first, FOR_FAN_IN(J.k, FOR_VECTORS(V, CALL)))
+
+// h (n, L V) of n cells for one tile; h (n) if V is 0.
+OUTLINE void gather(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, float* h) {
+    if (V == 0) return gather_one(J, first, n, tile, h);
+    FOR_SYNAPSES(J, first, V, (read_n<0, VECTORS>(synapses, K, n, tile, nullptr, nullptr, h, nullptr)))
+}
+// grad_tile += J (grad_h * [h > 0]), of the same shapes.
+OUTLINE void scatter(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* grad_h,
+                     float* grad_tile) {
+    if (V == 0) return scatter_one(J, first, n, tile, grad_h, grad_tile);
+    FOR_SYNAPSES(J, first, V, (scatter_n<VECTORS>(synapses, K, n, tile, grad_h, grad_tile)))
+}
+
+// y (c, L V) += W z for a tile and n cells from `first` on, where z = h - mu, or h if mu is null; z (n, L V)
+// is left behind.
+OUTLINE void read(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* W,
+                  const float* mu, int64_t c, float* z, float* y) {
+    const float* centres = mu ? mu + first : nullptr;
+    if (V == 0) {
+        gather_one(J, first, n, tile, z);
+        if (mu) subtract(z, centres, n);
+        return read_one(W + first, J.m, z, n, c, y);
+    }
+    const int64_t done = c >= rows_at_once(V) ? rows_at_once(V) : 0;
+    if (done)
+        FOR_SYNAPSES(J, first, V,
+                     (read_n<rows_at_once(VECTORS), VECTORS>(synapses, K, n, tile, W + first, centres, z, y)))
+    else
+        FOR_SYNAPSES(J, first, V, (read_n<0, VECTORS>(synapses, K, n, tile, W + first, centres, z, y)))
+    product<false>({W + done * J.m + first, J.m, 1}, z, c - done, n, V, y + done * V * LANES);
+}
+#undef FOR_SYNAPSES
+#undef FOR_INDEX
+#undef FOR_FAN_IN
+#undef WITH_FAN_IN
+#undef FOR_VECTORS
+#undef WITH_VECTORS
+
+// lanes (c, L) += W z with n cells as lanes; W (c, n) at a stride of m.
+INLINE void read_lanes(const float* W, int64_t m, const float* z, int64_t n, int64_t c, float* lanes) {
+    for (int64_t j = 0; j < c; ++j) {
+        Lanes sum = load(lanes + j * LANES);
+        if (n == BLOCK)
+            for (int64_t g = 0; g < BLOCK; g += LANES) sum += load(W + j * m + g) * load(z + g);
+        else
+            for (int64_t g = 0; g < n; g += LANES) sum += load_some(W + j * m + g, n - g) * load_some(z + g, n - g);
+        store(lanes + j * LANES, sum);
+    }
+}
+
+}  // namespace ISA
+}  // namespace cerebsim
