@@ -6,6 +6,7 @@ and Markdown. With one: prints the tables of a result that was written before.
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,16 +32,21 @@ def measure() -> tuple[dict, int]:
         pytest = [sys.executable, "-m", "pytest", str(HERE), "-q", "--benchmark-quiet"]
         status = subprocess.run([*pytest, f"--benchmark-json={raw}"]).returncode
         found = json.loads(raw.read_text())
-    times = [
-        {
-            **row["extra_info"],
-            "median_seconds": row["stats"]["median"] / row["extra_info"]["steps"],
-            "min_seconds": row["stats"]["min"] / row["extra_info"]["steps"],
-            "rounds": row["stats"]["rounds"],
-        }
-        for row in found["benchmarks"]
-    ]
+    times = [distilled(row["extra_info"], row["stats"]) for row in found["benchmarks"]]
     return {"machine": found["machine"], "times": times, "left_out": found["left_out"]}, status
+
+
+def distilled(info: dict, stats: dict) -> dict:
+    """The times of one step of a peer, and the median of ours that were taken in turn with them."""
+    info = dict(info)
+    steps, beside = info["steps"], info.pop("beside_seconds")
+    return {
+        **info,
+        "median_seconds": stats["median"] / steps,
+        "min_seconds": stats["min"] / steps,
+        "rounds": stats["rounds"],
+        "our_median_seconds": statistics.median(beside) / steps if beside else None,
+    }
 
 
 def key(row: dict) -> tuple:
@@ -48,8 +54,9 @@ def key(row: dict) -> tuple:
 
 
 def tables(result: dict) -> str:
-    """Every ratio (a peer's median over ours), as Markdown."""
+    """Every ratio (a peer's median over ours beside it), as Markdown."""
     seconds = {(*key(row), row["peer"]): row["median_seconds"] for row in result["times"]}
+    beside = {(*key(row), row["peer"]): row["our_median_seconds"] for row in result["times"]}
     reasons = {(*key(row), row["peer"]): reason(row) for row in result["left_out"]}
     sizes = sorted({key(row)[1:] for row in result["times"]}, key=lambda s: (s[1], s[2], s[0]))
     lines = [machine(result["machine"])]
@@ -62,8 +69,8 @@ def tables(result: dict) -> str:
             cells += [f"{1000 * ours:.3g}" if ours else reasons.get((operation, *size, US), "")]
             for peer in PEERS:
                 theirs = seconds.get((operation, *size, peer))
-                if ours and theirs:
-                    cells.append(f"{theirs / ours:.3g}x")
+                if theirs:
+                    cells.append(f"{theirs / beside[(operation, *size, peer)]:.3g}x")
                 else:
                     cells.append(reasons.get((operation, *size, peer), ""))
             lines.append(row_of(cells))
@@ -90,8 +97,8 @@ def machine(m: dict) -> str:
         f"{m['multiply_adds_per_second'] / 1e9:.0f} G multiply-adds/s (float32, from registers), "
         f"copy {m['copied_bytes_per_second'] / 1e9:.1f} GB/s read + written; "
         f"torch {m['torch']}, scipy {m['versions']['scipy']}; commit {m['git_commit']}.\n"
-        "Times are medians; a ratio is a peer's over ours, in the same run and with the same "
-        "inputs. A training step is one of several in a row, as an epoch runs them: 16 at B=1, 4 "
+        "Times are medians; a ratio is a peer's over ours, taken in turn with the same inputs. "
+        "A training step is one of several in a row, as an epoch runs them: 16 at B=1, 4 "
         'at B=50. "about N s": not run, foretold from a smaller batch or fan-in.'
     )
 
