@@ -1,10 +1,9 @@
-"""Floor 5: the one loop of every attack, and what it asks of a model and of pictures.
+"""Floor 5: the one loop of every attack.
 
 `attacks` says what there is to choose and turns it into a `Plan`; a `Search` carries a plan out.
 """
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import expect
-from .labels import check_labels, decide
+from .labels import decide
 from .losses import Loss, loss_function, picture_losses
 
 
@@ -54,92 +53,6 @@ def input_gradient(
     return logits.detach(), gradient
 
 
-@contextmanager
-def evaluating(model: nn.Module):
-    """Put `model` in eval mode; restore the mode of it and of every submodule, also on error."""
-    expect(
-        isinstance(model, nn.Module),
-        "model",
-        type(model).__name__,
-        "a torch.nn.Module",
-        "Wrap a function in a small nn.Module.",
-    )
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(modes[0][1])  # for models that do more than set the flag
-        for module, mode in modes:
-            module.training = mode
-
-
-def check_pictures(model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> None:
-    """Raise `ArgumentError` unless pictures, labels, bounds and the model's logits fit together."""
-    tensor = isinstance(x, Tensor)
-    expect(
-        tensor and x.is_floating_point() and x.ndim >= 2,
-        "x",
-        f"shape {tuple(x.shape)} of {x.dtype}" if tensor else type(x).__name__,
-        "a floating tensor of shape (N, ...)",
-        "Scale pictures to the bounds, e.g. x.float() / 255, and keep the batch dimension.",
-    )
-    expect(
-        isinstance(y, Tensor) and y.shape == x.shape[:1],
-        "y",
-        f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__,
-        f"one label per picture, shape ({len(x)},)",
-        "Pass the labels of these pictures.",
-    )
-    expect(
-        y.device == x.device,
-        "y",
-        f"labels on {y.device}",
-        f"the device of x, {x.device}",
-        "Move them: y.to(x.device).",
-    )
-    if len(x) == 0:
-        check_labels(y, 1, "y")
-        return
-    finite = torch.isfinite(x)
-    expect(
-        bool(finite.all()),
-        "x",
-        f"NaN or infinity in {int((~finite).flatten(1).any(1).sum())} of {len(x)} pictures",
-        "finite pixels",
-        "Clean the pictures.",
-    )
-    low, high = x.min().item(), x.max().item()
-    expect(
-        bounds[0] <= low and high <= bounds[1],
-        "x",
-        f"pixels from {low:.6g} to {high:.6g}",
-        f"pixels inside bounds={bounds}",
-        "Rescale the pictures (normalise inside the model), or pass their bounds to the attack.",
-    )
-    parameter = next(model.parameters(), None)
-    expect(
-        parameter is None or parameter.device == x.device,
-        "x",
-        f"pictures on {x.device}",
-        "the device of the model" + ("" if parameter is None else f", {parameter.device}"),
-        "Move them, or the model, with .to(device).",
-    )
-    with torch.no_grad():
-        logits = model(x[:1])
-    tensor = isinstance(logits, Tensor)
-    expect(
-        tensor and logits.is_floating_point() and logits.ndim == 2 and len(logits) == 1,
-        "model",
-        f"outputs of shape {tuple(logits.shape)} for one picture"
-        if tensor
-        else f"an output of type {type(logits).__name__}",
-        "floating logits of shape (B, c)",
-        "Wrap the model in an nn.Module that returns logits alone.",
-    )
-    check_labels(y, logits.shape[1], "y")
-
-
 @dataclass(frozen=True)
 class Plan:
     """What the loop is told, whichever attack asks."""
@@ -167,16 +80,46 @@ class Plan:
         return u.to(x.device, x.dtype)
 
 
+@dataclass
+class Found:
+    """The best found so far for every picture."""
+
+    adversarial: Tensor
+    score: Tensor
+    success: Tensor
+    decisions: Tensor
+
+    @classmethod
+    def nothing(cls, x: Tensor) -> "Found":
+        n = len(x)
+        return cls(
+            x.clone(),
+            x.new_full((n,), float("-inf")),
+            torch.zeros(n, dtype=torch.bool, device=x.device),
+            torch.zeros(n, dtype=torch.int64, device=x.device),
+        )
+
+    def of(self, rows: Tensor) -> "Found":
+        return Found(*(tensor[rows] for tensor in vars(self).values()))
+
+    def put(self, other: "Found", rows: Tensor | slice = slice(None)) -> None:
+        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine[rows] = theirs
+
+    def consider(self, other: "Found") -> None:
+        """Keep the other's pictures where they are better: success first, then score."""
+        better = other.success & ~self.success
+        better |= (other.success == self.success) & (other.score > self.score)
+        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
+            torch.where(better.view(-1, *[1] * (mine.ndim - 1)), theirs, mine, out=mine)
+
+
 class Search:
     """One plan carried out on one set of pictures; holds the best found for each so far."""
 
     def __init__(self, plan: Plan, model: nn.Module, x: Tensor, y: Tensor):
         self.plan, self.model, self.x, self.y = plan, model, x, y
-        self.loss = loss_function(plan.loss)
-        self.adversarial = x.clone()
-        self.score = x.new_full(y.shape, float("-inf"))
-        self.success = torch.zeros_like(y, dtype=torch.bool)
-        self.decisions = torch.zeros_like(y)
+        self.found = Found.nothing(x)
 
     def run(self, batch_size: int, progress: Callable[[int], object] | None) -> None:
         """Carry the plan out; `progress` as in `attacks`."""
@@ -184,60 +127,119 @@ class Search:
 
         def report(rows: Tensor, finished: bool) -> None:
             if progress is not None:
-                progress(len(rows) if finished else int(self.success[rows].sum()))
+                progress(len(rows) if finished else int(self.found.success[rows].sum()))
 
+        climb = None
         if plan.keep == "best":
             for rows in self._survivors(batch_size):
-                self._consider(rows, self.x[rows])
+                climb = self._on(rows, None, climb)
+                climb.consider()
+                self.found.put(climb.found, rows)
                 report(rows, finished=False)
         for restart in range(plan.restarts):
             batches = self._survivors(batch_size)
             u = plan.directions(self.x, restart) if batches else None
             for rows in batches:
-                self._climb(rows, None if u is None else u[rows])
+                climb = self._on(rows, None if u is None else u[rows], climb)
+                climb.run()
+                self.found.put(climb.found, rows)
                 report(rows, finished=restart == plan.restarts - 1)
 
     def _survivors(self, batch_size: int) -> tuple[Tensor, ...]:
         """Indices of the pictures without success, in batches."""
-        rows = (~self.success).nonzero().flatten()
+        rows = (~self.found.success).nonzero().flatten()
         return rows.split(batch_size) if len(rows) else ()
 
-    def _climb(self, rows: Tensor, u: Tensor | None) -> None:
-        """THE loop: one restart on the pictures `rows`, from x + eps u."""
-        plan, x, y = self.plan, self.x[rows], self.y[rows]
-        low, high = plan.bounds
-        adv = x.clone() if u is None else x + plan.eps * u
-        if plan.clip_start:
-            adv.clamp_(low, high)
-        direction = torch.empty_like(adv)
-        for step in range(plan.steps):
-            logits, gradient = input_gradient(self.model, adv, lambda z: self._pull(z, y))
-            # The extremes carry a NaN along, and cost a tenth of isfinite on every pixel.
-            finite = torch.stack(gradient.aminmax()).isfinite().all()
-            expect(
-                bool(finite),
-                "model",
-                f"an input gradient with NaN or infinity in step {step + 1} of {plan.steps}",
-                "a finite gradient",
-                "Look in the model (or in your loss) for 0/0, sqrt or log at 0.",
-            )
-            if plan.keep == "best" and (step > 0 or plan.clip_start):
-                self._consider(rows, adv, logits)
-            # In place: at 256 pictures fresh memory costs several times the arithmetic.
-            adv.add_(torch.sign(gradient, out=direction), alpha=plan.alpha)
-            adv.sub_(x).clamp_(-plan.eps, plan.eps).add_(x).clamp_(low, high)
-        self._consider(rows, adv)
+    def _on(self, rows: Tensor, u: Tensor | None, climb: "Climb | None") -> "Climb":
+        """A climb set on these pictures: the last one, if it has room for just as many."""
+        if climb is None or len(climb.x) != len(rows):
+            climb = Climb(self.plan, self.model, self.x[rows], self.y[rows])
+        climb.set(self.x[rows], self.y[rows], u, self.found.of(rows))
+        return climb
 
-    def _score(self, logits: Tensor, y: Tensor) -> Tensor:
+
+class Climb:
+    """THE loop: one restart on one batch of pictures x with labels y, from x + eps u.
+
+    Everything lies in buffers that stay where they are. So on a GPU, where a step of some thirty
+    small kernels is bound by their launches, a step is recorded once as a CUDA graph and replayed,
+    for all steps, restarts and batches of this size. That needs a model that builds no graph of its
+    own (`HasLossGradient`) and a loss known not to look at its values on the way.
+    """
+
+    def __init__(self, plan: Plan, model: nn.Module, x: Tensor, y: Tensor):
+        self.plan, self.model = plan, model
+        self.loss = loss_function(plan.loss)
+        self.x, self.y, self.adv = x.clone(), y.clone(), x.clone()
+        self.direction = torch.empty_like(self.adv)
+        self.found = Found.nothing(x)
+        self.replay: Callable[[], None] | None = None
+        self.blind = False  # a recorded step cannot stop to look at values
+        self.finite = torch.ones((), dtype=torch.bool, device=x.device)
+
+    def set(self, x: Tensor, y: Tensor, u: Tensor | None, found: Found) -> None:
+        """Other pictures, a start, and what was found for them before."""
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.adv.copy_(x if u is None else x + self.plan.eps * u)
+        if self.plan.clip_start:
+            self.adv.clamp_(*self.plan.bounds)
+        self.found.put(found)
+
+    def run(self) -> None:
+        """All steps; the start is considered only where it lies within the bounds."""
+        keeps, steps = self.plan.keep == "best", self.plan.steps
+        if steps > 0:
+            self.step(0, keeps and self.plan.clip_start)
+        if can_record(self.plan, self.model, self.x):
+            self._replay(steps - 1)
+        else:
+            for number in range(1, steps):
+                self.step(number, keeps)
+        self.consider()
+
+    @torch.no_grad()
+    def step(self, number: int, considers: bool, blind: bool = False) -> None:
+        """adv <- clamp(clamp(adv + alpha sign(gradient), x - eps, x + eps), bounds)."""
+        plan, x, adv, self.blind = self.plan, self.x, self.adv, blind
+        logits, gradient = input_gradient(self.model, adv, self._pull)
+        # The extremes carry a NaN along, and cost a tenth of isfinite on every pixel.
+        self.finite &= torch.stack(gradient.aminmax()).isfinite().all()
+        if not blind:
+            self._expect_finite(f"step {number + 1} of {plan.steps}")
+        if considers:
+            self.consider(logits)
+        # In place: at 256 pictures fresh memory costs several times the arithmetic.
+        adv.add_(torch.sign(gradient, out=self.direction), alpha=plan.alpha)
+        adv.sub_(x).clamp_(-plan.eps, plan.eps).add_(x).clamp_(*plan.bounds)
+
+    def _replay(self, steps: int) -> None:
+        """Step 1, which stands for all that follow step 0, so many times."""
+        if self.replay is None:
+            self.replay = record(lambda: self.step(1, self.plan.keep == "best", blind=True))
+        for _ in range(steps):
+            self.replay()
+        self.blind = False
+        self._expect_finite(f"one of {self.plan.steps} steps")
+
+    @torch.no_grad()
+    def consider(self, logits: Tensor | None = None) -> None:
+        """Keep `adv` for those pictures where it beats what was found."""
+        logits = self.model(self.adv) if logits is None else logits
+        score, decisions = self._score(logits), decide(logits)
+        success = (decisions == self.y) if self.plan.targeted else (decisions != self.y)
+        self.found.consider(Found(self.adv, score.to(self.found.score.dtype), success, decisions))
+
+    def _score(self, logits: Tensor) -> Tensor:
         """What is climbed, (B,): the loss, or minus the loss if targeted."""
-        losses = picture_losses(self.loss, logits, y)
+        losses = (_unchecked if self.blind else picture_losses)(self.loss, logits, self.y)
         return -losses if self.plan.targeted else losses
 
-    def _pull(self, logits: Tensor, y: Tensor) -> Tensor:
+    def _pull(self, logits: Tensor) -> Tensor:
         """d(sum of scores)/d(logits), (B, c): a sum, so no picture feels another."""
         with torch.enable_grad():
             logits = logits.detach().requires_grad_()
-            score = self._score(logits, y)
+            score = self._score(logits)
             expect(
                 score.requires_grad,
                 "loss",
@@ -247,18 +249,31 @@ class Search:
             )
             return torch.autograd.grad(score.sum(), logits)[0]
 
-    @torch.no_grad()
-    def _consider(self, rows: Tensor, adv: Tensor, logits: Tensor | None = None) -> None:
-        """Keep `adv` for those pictures where it beats what is kept: success, then score."""
-        y = self.y[rows]
-        logits = self.model(adv) if logits is None else logits
-        score, decisions = self._score(logits, y), decide(logits)
-        success = (decisions == y) if self.plan.targeted else (decisions != y)
-        kept = self.success[rows]
-        better = (success & ~kept) | ((success == kept) & (score > self.score[rows]))
-        chosen = better.nonzero().flatten()
-        where = rows[chosen]
-        self.adversarial[where] = adv.index_select(0, chosen)
-        self.score[where] = score[chosen].to(self.score.dtype)
-        self.success[where] = success[chosen]
-        self.decisions[where] = decisions[chosen]
+    def _expect_finite(self, where: str) -> None:
+        expect(
+            bool(self.finite),
+            "model",
+            f"an input gradient with NaN or infinity in {where}",
+            "a finite gradient",
+            "Look in the model (or in your loss) for 0/0, sqrt or log at 0.",
+        )
+
+
+def can_record(plan: Plan, model: nn.Module, x: Tensor) -> bool:
+    """Whether a step can be recorded; for two or three steps a recording does not pay."""
+    known = isinstance(model, HasLossGradient) and isinstance(plan.loss, str)
+    return x.is_cuda and known and plan.steps > 3
+
+
+def record(step: Callable[[], None]) -> Callable[[], None]:
+    """`step` as a CUDA graph, to be replayed. It has run before, so that all is compiled and built;
+    now its kernels are noted and not run.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def _unchecked(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
+    return loss(logits, labels)

@@ -12,7 +12,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .ascent import Plan, Search, check_pictures, evaluating
+from .ascent import Plan, Search
+from .attackable import check_pictures, evaluating
 from .errors import expect, expect_choice, expect_integer
 from .losses import Loss, loss_function, loss_name
 
@@ -117,10 +118,10 @@ class _Attack:
         return AttackResult(
             attack=type(self).__name__,
             settings=settings,
-            adversarial=search.adversarial,
-            success=search.success,
-            loss=-search.score if plan.targeted else search.score,
-            decisions=search.decisions,
+            adversarial=search.found.adversarial,
+            success=search.found.success,
+            loss=-search.found.score if plan.targeted else search.found.score,
+            decisions=search.found.decisions,
             seconds=time.perf_counter() - began,
         )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from .ascent import evaluating
+from .attackable import evaluating
 from .attacks import FGSM, PGD, Noise
 from .errors import expect, expect_integer
 from .labels import check_labels, decide

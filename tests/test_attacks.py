@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cerebsim import Cerebellum, ascent
 from cerebsim.attacks import FGSM, PGD, Noise
 from cerebsim.config import PRESETS
 from cerebsim.errors import ArgumentError
@@ -536,3 +537,51 @@ def test_bad_pictures_are_named(change, message, keep):
     attack = PGD(0.1, loss=call.pop("loss"), keep=keep)
     with pytest.raises(ArgumentError, match=message):
         attack.attack(**call)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("loss", ["mse", "ce", "margin", "dlr"])
+def test_a_recorded_step_is_the_step(loss, keep, monkeypatch):
+    """What a GPU records is replayed here by calling it: the same for batches and restarts."""
+    model = Fused()
+    x, y = pictures(model)
+    attack = PGD([0.05, 0.3], loss=loss, keep=keep, restarts=3, steps=6)
+    plain = attack.attack(model, x, y, batch_size=5)
+    recorded = []
+
+    def record(step):
+        recorded.append(step)
+        return step
+
+    monkeypatch.setattr(ascent, "can_record", lambda plan, model, x: True)
+    monkeypatch.setattr(ascent, "record", record)
+    for a, b in zip(plain, attack.attack(model, x, y, batch_size=5), strict=True):
+        assert torch.equal(a.adversarial, b.adversarial) and torch.equal(a.loss, b.loss)
+        assert torch.equal(a.success, b.success) and torch.equal(a.decisions, b.decisions)
+    assert recorded
+
+
+def test_a_nan_on_a_recorded_way_is_found_at_its_end(monkeypatch):
+    class Breaks(Fused):
+        def loss_gradient(self, x, output_gradient):
+            logits, gradient = super().loss_gradient(x, output_gradient)
+            return logits, gradient * (float("nan") if self.fused_calls > 4 else 1)
+
+    model = Breaks()
+    x, y = pictures(model)
+    monkeypatch.setattr(ascent, "can_record", lambda plan, model, x: True)
+    monkeypatch.setattr(ascent, "record", lambda step: step)
+    with pytest.raises(ArgumentError, match="NaN or infinity in one of 40 steps"):
+        PGD(0.1, keep="last").attack(model, x, y)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_step_recorded_on_a_gpu_is_the_step(keep, monkeypatch):
+    net = Cerebellum(64, 20_000, device="cuda").eval()
+    x, y = torch.rand(70, 64, device="cuda"), torch.arange(70, device="cuda") % 10
+    attack = PGD([0.05, 0.3], loss="margin", keep=keep, restarts=2, steps=10)
+    recorded = attack.attack(net, x, y, batch_size=32)
+    monkeypatch.setattr(ascent, "can_record", lambda plan, model, x: False)
+    for a, b in zip(recorded, attack.attack(net, x, y, batch_size=32), strict=True):
+        assert torch.equal(a.adversarial, b.adversarial) and torch.equal(a.loss, b.loss)
