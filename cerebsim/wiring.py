@@ -8,12 +8,12 @@ to the last bit: additions, multiplications, divisions and square roots, no libr
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .config import CircuitConfig
 from .errors import expect
@@ -87,21 +87,6 @@ class Wiring:
         ]
         return Wiring(self.d, *move)
 
-    @cached_property
-    def inverse(self) -> tuple[Tensor, Tensor]:
-        """J read from the mossy fibres: (starts (d + 1), synapses (k m)), both int64, built once.
-
-        Mossy fibre p drives synapses[starts[p] : starts[p + 1]], each numbered r m + i and in
-        rising order, so that a gradient to x is a gather with a fixed order of summation.
-        """
-        if self.indices is None:
-            every = torch.arange(self.k * self.m, device=self.weights.device)
-            return torch.arange(self.d + 1, device=self.weights.device) * self.m, every
-        flat = self.indices.flatten()
-        counts = torch.bincount(flat, minlength=self.d)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return starts, torch.argsort(flat, stable=True)
-
     def dense(self) -> Tensor:
         """J as a (d, m) matrix, for small cases and comparisons; repeated inputs add up."""
         if self.indices is None:
@@ -139,6 +124,28 @@ class Wiring:
             thresholds = torch.full((m,), config.threshold, dtype=torch.float32)
         drawn = None if indices is None else torch.from_numpy(indices)
         return cls(d, drawn, torch.from_numpy(weights), thresholds)
+
+
+_inverses = WeakTensorKeyDictionary()  # indices: {(d, cells): inverse}; gone with the indices
+
+
+def inverse_of(indices: Tensor, d: int, cells: int | None = None) -> tuple[Tensor, Tensor]:
+    """J read from the mossy fibres: starts (chunks d + 1) and synapses (k m), both int64.
+
+    Granule cells are taken in chunks of `cells` (None: all in one). In chunk q mossy fibre p drives
+    synapses[starts[q d + p] : starts[q d + p + 1]], each numbered r m + i and in rising order, so
+    that a gradient to x is a gather with a fixed order of summation. On the device of `indices`
+    (k, m), which must not change; built at the first call and kept as long as they live.
+    """
+    kept = _inverses.setdefault(indices, {})
+    if (d, cells) not in kept:
+        m = indices.shape[1]
+        chunk = torch.arange(m, device=indices.device) // (cells or m)
+        keys = (chunk * d + indices).flatten()
+        counts = torch.bincount(keys, minlength=(int(chunk[-1]) + 1) * d)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        kept[d, cells] = starts, torch.argsort(keys, stable=True)
+    return kept[d, cells]
 
 
 def draw_readout(config: CircuitConfig) -> Tensor:

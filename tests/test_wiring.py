@@ -8,7 +8,7 @@ from tolerances import INVERSE_NORMAL
 
 from cerebsim import wiring as module
 from cerebsim.config import CircuitConfig
-from cerebsim.wiring import Wiring, draw_readout
+from cerebsim.wiring import Wiring, draw_readout, inverse_of
 
 KINDS = [
     {"wiring": "random"},
@@ -205,18 +205,32 @@ def test_indices_are_as_narrow_as_they_can_be(kind):
         assert indices.min() >= 0 and 32_000 < int(indices.max()) < d
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_inverse_index_rebuilds_the_matrix(kind):
+@pytest.mark.parametrize("cells", [None, 1, 32, 90, 1000])
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_the_inverse_index_rebuilds_the_matrix(kind, cells):
     J = Wiring.draw(config(d=40, m=90, k=5, **kind))
-    starts, synapses = J.inverse
+    starts, synapses = inverse_of(J.indices, J.d, cells)
+    chunks = -(-90 // (cells or 90))
     assert starts.dtype == synapses.dtype == torch.int64
-    assert starts[0] == 0 and starts[-1] == J.k * J.m and len(starts) == 41
+    assert starts[0] == 0 and starts[-1] == J.k * J.m and len(starts) == 40 * chunks + 1
     rebuilt = torch.zeros(40, 90)
-    for p in range(40):
-        mine = synapses[starts[p] : starts[p + 1]]
-        assert (mine[1:] > mine[:-1]).all()
-        rebuilt[p].index_add_(0, mine % J.m, J.weights.flatten()[mine])
+    for q in range(chunks):
+        for p in range(40):
+            mine = synapses[starts[q * 40 + p] : starts[q * 40 + p + 1]]
+            assert (mine[1:] > mine[:-1]).all()
+            assert (mine % J.m // (cells or 90) == q).all()
+            rebuilt[p].index_add_(0, mine % J.m, J.weights.flatten()[mine])
     assert torch.equal(rebuilt, J.dense())
+
+
+def test_the_inverse_index_is_built_once_and_goes_with_its_wiring():
+    J = Wiring.draw(config(d=40, m=90, k=5))
+    first = inverse_of(J.indices, J.d)
+    assert inverse_of(J.indices, J.d)[1] is first[1]
+    assert inverse_of(J.indices, J.d, 32)[1] is not first[1]
+    kept = len(module._inverses)
+    del J
+    assert len(module._inverses) == kept - 1
 
 
 def test_the_dense_matrix_adds_up_repeated_inputs():
