@@ -12,26 +12,33 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import native, reference
-from .errors import BackendUnavailable, expect_choice
+from . import native
+from .errors import ArgumentError, BackendUnavailable, expect_choice
 
 log = logging.getLogger("cerebsim")
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A module with the functions of `reference`, and what it can serve."""
+    """Functions with the signatures of `reference`, and what they can serve."""
 
-    module: ModuleType
+    path: str
+    """Their module, imported at the first use: `import cerebsim` brings in no Triton."""
     devices: tuple[str, ...] | None  # None: any
     dtypes: tuple[torch.dtype, ...] | None
     unavailable: Callable[[], str | None]
     """Why it cannot be used on this machine, or None."""
+
+    @property
+    def module(self) -> ModuleType:
+        return import_module(self.path)
 
     def refuses(self, x: Tensor) -> str | None:
         """Why it cannot serve this call, or None."""
@@ -44,10 +51,30 @@ class Backend:
         return None
 
 
-# Fastest first; "triton" and "cuda" go above "reference".
+def _no_cuda() -> str | None:
+    return import_module("cerebsim.native_cuda").unavailable()
+
+
+def _no_triton() -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed; it comes with torch for CUDA, or by pip install triton"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "the GPU is older than compute capability 8.0, which the kernels are compiled for"
+    return None
+
+
+_GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# Tried from the top. "cuda" stands before "triton" because it alone learns a whole run of batches
+# in one launch and keeps x in shared memory; this order is reasoned, not measured: neither has run
+# on a GPU yet.
 BACKENDS = {
-    "cpu": Backend(native, ("cpu",), (torch.float32,), native.unavailable),
-    "reference": Backend(reference, None, None, lambda: None),
+    "cpu": Backend("cerebsim.native", ("cpu",), (torch.float32,), native.unavailable),
+    "cuda": Backend("cerebsim.native_cuda", ("cuda",), _GPU_DTYPES, _no_cuda),
+    "triton": Backend("cerebsim.kernels", ("cuda",), _GPU_DTYPES, _no_triton),
+    "reference": Backend("cerebsim.reference", None, None, lambda: None),
 }
 
 _chosen: ContextVar[str | None] = ContextVar("cerebsim_backend", default=None)
@@ -70,8 +97,8 @@ def chosen() -> str:
     return _chosen.get() or _named(os.environ.get("CEREBSIM_BACKEND") or "auto", "CEREBSIM_BACKEND")
 
 
-def select(x: Tensor, dense: bool) -> ModuleType:
-    """The module that serves a call with this input; `dense`: the wiring is "full"."""
+def select(x: Tensor, dense: bool) -> str:
+    """The name of the backend that serves a call with this input; `dense`: the wiring is "full"."""
     name = chosen()
     if name != "auto":
         if reason := BACKENDS[name].refuses(x):
@@ -79,16 +106,36 @@ def select(x: Tensor, dense: bool) -> ModuleType:
                 f"backend {name!r} cannot serve this call: {reason}. "
                 "Choose another with use_backend or CEREBSIM_BACKEND, or 'auto'."
             )
-        return reference if dense else BACKENDS[name].module
+        return "reference" if dense else name
     if dense:  # a matrix product: torch's BLAS on every device is what a kernel would have to beat
-        return reference
+        return "reference"
     for candidate, backend in BACKENDS.items():
+        if backend.devices is not None and x.device.type not in backend.devices:
+            continue
         reason = backend.refuses(x)
         if reason is None:
-            return backend.module
-        if backend.devices is None or x.device.type in backend.devices:
-            _say_once(candidate, reason)
+            return candidate
+        _say_once(candidate, reason)
     raise AssertionError("reference serves everything")
+
+
+def device_of(device: torch.device | str | None) -> torch.device:
+    """The device of this name; "auto": a GPU where torch finds one, else the CPU; None: the CPU.
+
+    Raises `ArgumentError` where torch knows no such device or this machine has none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device("cpu" if device is None else device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        remedy = "Choose 'cpu'; `cerebsim doctor` says what this machine has."
+        raise ArgumentError(
+            "device", f"{device} ({reason})", "a device of this machine", remedy
+        ) from None
+    return device
 
 
 def status() -> dict[str, str | None]:

@@ -50,6 +50,8 @@ class Reproduce:
     batch_size: int = 50
     models: tuple[Literal["Base", "Base + LTD", "Base + RC", "Cerebellum"], ...] = tuple(TABLE2)
     """Which of the four models."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto: a GPU where torch finds one."""
     backend: Backend | None = None
     """None: CEREBSIM_BACKEND of the environment, or auto."""
 
@@ -58,7 +60,7 @@ class Reproduce:
     def run(self) -> None:
         data = load_data(self.data, self.data_dir)
         out = self.out or Path("runs") / f"{self.table}-{self.data.partition(':')[0]}"
-        settings = self.limit, self.epochs, self.batch_size, self.models
+        settings = self.limit, self.epochs, self.batch_size, self.models, self.device
         done = reproduce_table2(data, self.seeds, out, *settings)
         print(f"{done.table}\n{textwrap.fill(done.note, 100)}\n\nWritten:")
         for path in done.files:
@@ -89,6 +91,8 @@ class Train(LearningConfig, CircuitConfig):
     """Where checkpoint and record go."""
     preset: Literal["default", "paper"] = "default"
     """paper: every setting that is not given is as in the paper's own code."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto: a GPU where torch finds one."""
     backend: Backend | None = None
     """None: CEREBSIM_BACKEND of the environment, or auto."""
 
@@ -109,7 +113,7 @@ class Train(LearningConfig, CircuitConfig):
             for config in (CircuitConfig, LearningConfig)
         )
         done = train_record(self.out).exists()
-        _, record = train_once(data, circuit, learning, self.out)
+        _, record = train_once(data, circuit, learning, self.out, self.device)
         history = record["history"]
         kept, epochs = history["epoch_kept"], len(history["test_accuracy"])
         right = 100 * history["test_accuracy"][kept]
@@ -136,13 +140,15 @@ class Attack:
     """None: where they were found then."""
     limit: int | None = None
     """Attack only the first that many test pictures."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto: a GPU where torch finds one."""
     backend: Backend | None = None
     """None: CEREBSIM_BACKEND of the environment, or auto."""
 
     again = "Nothing of this attack is kept: the same command begins it anew."
 
     def run(self) -> None:
-        net = Cerebellum.load(self.run_folder)
+        net = Cerebellum.load(self.run_folder, self.device)
         data = self._data()
         attacks = suite(self.eps, self.loss)
         recipe = {

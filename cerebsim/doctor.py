@@ -34,6 +34,10 @@ def examine(data_dir: str | None = None) -> Iterator[str]:
     yield f"python      {env['python']} on {env['platform']}"
     yield "packages    " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     yield f"processor   {env['cpu']}, {platform.machine()}"
+    for n in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(n)
+        size = f"{gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
+        yield f"gpu         cuda:{n}: {gpu.name}, {size}"
     yield f"threads     torch uses {env['threads']} of {os.cpu_count()}"
     for name, reason in backends.status().items():
         yield f"backend     {name}: {'available' if reason is None else 'not available: ' + reason}"
@@ -52,14 +56,15 @@ def examine(data_dir: str | None = None) -> Iterator[str]:
 def _speed() -> Iterator[str]:
     """Forward pass and training step at the paper's size, on random pictures."""
     d, m, k, c, batch = 784, 200_000, 4, 10, 50
-    yield f"speed       d={d}, m={m:,}, k={k}, c={c}, batches of {batch}:"
+    net = Cerebellum(d, m, c, fan_in=k, device="auto").eval()
+    device = net.W.device
+    yield f"speed       on {device}: d={d}, m={m:,}, k={k}, c={c}, batches of {batch}:"
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(10 * batch, 1, 28, 28, generator=generator)
     pictures = Pictures(x, torch.randint(c, (len(x),), generator=generator))
-    net = Cerebellum(d, m, c, fan_in=k)
-    net.eval()
+    shown = x[:batch].to(device)
     with torch.no_grad():
-        seconds = _best_time(lambda: net(x[:batch]))
+        seconds = _best_time(lambda: net(shown).cpu())  # the copy waits for a GPU
     # A granule cell gathers k inputs and feeds c outputs; learning feeds c back once more.
     yield _line("forward", seconds, batch * m * (k + c))
     steps = len(x) // batch

@@ -127,7 +127,7 @@ def learn(
                 if pressed:
                     raise KeyboardInterrupt
 
-            order = order_of(config.seed, state.epoch, len(x))[before:]
+            order = order_of(config.seed, state.epoch, len(x))[before:].to(x.device)
             W, mu, square_avg = circuit.W, circuit.mu, state.tensors.get("square_avg")
             arguments = x, t, circuit.wiring, W, mu, square_avg, rule, config.batch_size
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, learning, ops
+from . import backends, checkpoint, learning, ops
 from .config import CircuitConfig, LearningConfig
 from .errors import ArgumentError, CheckpointError, expect, expect_integer
 from .layers import Centring, GranuleLayer, Readout
@@ -20,6 +20,7 @@ class Cerebellum(nn.Module):
 
     h = relu(J^T x - threshold) (paper eq. 1), y = W (h - mu) (eq. 2). J is fixed and a function of
     the seed; W learns by the delta rule (`fit`); mu is the moving average of h ("LTD"), or absent.
+    `device` is any of torch's ("auto": a GPU where there is one); the same J on each.
 
     Takes pictures (B, d) or (B, C, H, W) with C H W = d, float32, and returns fresh logits (B, c);
     the decision is the largest, or with c = 1 the sign. Differentiable to the input and to W, and
@@ -65,7 +66,7 @@ class Cerebellum(nn.Module):
         )
         self.centring = Centring(granule_cells) if ltd else None
         self.readout = Readout(draw_readout(config))
-        self.to(device)
+        self.to(backends.device_of(device))
 
     @property
     def W(self) -> Tensor:
@@ -119,9 +120,10 @@ class Cerebellum(nn.Module):
     ) -> learning.History:
         """Learns W (and mu) from pictures and labels; see `config.LearningConfig` for the settings.
 
-        train, test: (pictures (N, ...) float32, labels (N) int64), e.g. `data.Pictures`. out: a
-        folder for the checkpoint, written after every epoch and on Ctrl-C; a run that is there with
-        equal settings and pictures goes on, bit for bit, and a finished one is returned.
+        train, test: (pictures (N, ...) float32, labels (N) int64), e.g. `data.Pictures`; they are
+        moved to the network's device. out: a folder for the checkpoint, written after every epoch
+        and on Ctrl-C; a run that is there with equal settings and pictures goes on, bit for bit,
+        and a finished one is returned.
         Deterministic for any number of threads (not bit for bit with wiring "full").
         """
         unknown = sorted(settings.keys() - LearningConfig.__dataclass_fields__.keys())
@@ -172,7 +174,7 @@ class Cerebellum(nn.Module):
             net.W.copy_(tensors.get("best_W", tensors["W"]))
             if net.mu is not None:
                 net.mu.copy_(tensors.get("best_mu", tensors["mu"]))
-        return net.to(device).eval()
+        return net.to(backends.device_of(device)).eval()
 
     def _circuit(self) -> learning.Circuit:
         return learning.Circuit(self.granule, self.W, self.mu)
@@ -190,7 +192,8 @@ class Cerebellum(nn.Module):
             raise ArgumentError(
                 name, got, expected, "Pass data.train or a pair of tensors."
             ) from None
-        return self._mossy(x, name), y
+        flat = self._mossy(x, name).to(self.W.device)
+        return flat, y.to(flat.device) if isinstance(y, Tensor) else y
 
     def _mossy(self, x: Tensor, name: str = "x") -> Tensor:
         """Pictures as (B, d)."""

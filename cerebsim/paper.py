@@ -101,12 +101,13 @@ def reproduce_table2(
     epochs: int = 10,
     batch_size: int = 50,
     models: Sequence[str] = tuple(TABLE2),
+    device: str = "cpu",
 ) -> Reproduction:
     """Train the four models of table 2, attack them, and write records, table and figures.
 
     seeds: the paper's are 0 and 123; limit: attack only the first that many test pictures; models:
-    which of the four. On MNIST the paper's figures stand beside ours: table 2's, and with
-    batch_size 1 table 7's.
+    which of the four; device: as a `Cerebellum`'s. On MNIST the paper's figures stand beside ours:
+    table 2's, and with batch_size 1 table 7's.
     Trials that have a record in out/records are not run again; a training that was interrupted
     goes on from its checkpoint in out/circuits. Writes out/table2.csv, .md, .png and
     out/pictures.png. Raises ArgumentError or CerebsimError (a record that cannot be read).
@@ -120,8 +121,9 @@ def reproduce_table2(
 
     settings = preset("paper").learning | {"epochs": epochs, "batch_size": batch_size}
     trials = [
-        Trial(model, circuit, LearningConfig(**settings, seed=seed), data, Path(out), EPS, limit)
+        Trial(model, circuit, learning, data, Path(out), EPS, limit, device)
         for seed in seeds
+        for learning in [LearningConfig(**settings, seed=seed)]
         for model, circuit in table2_circuits(data, seed).items()
         if model in models
     ]

@@ -37,7 +37,11 @@ def training_recipe(data: Data, circuit: CircuitConfig, learning: LearningConfig
 
 
 def train_once(
-    data: Data, circuit: CircuitConfig, learning: LearningConfig, out: str | Path
+    data: Data,
+    circuit: CircuitConfig,
+    learning: LearningConfig,
+    out: str | Path,
+    device: str = "cpu",
 ) -> tuple[Cerebellum, dict]:
     """A circuit that learned these pictures, and its record out/train.json.
 
@@ -48,7 +52,7 @@ def train_once(
 
     def run() -> dict:
         nonlocal trained
-        trained = Cerebellum(**asdict(circuit))
+        trained = Cerebellum(**asdict(circuit), device=device)
         history = trained.fit(data.train, data.test, **asdict(learning), out=out)
         return {
             "history": asdict(history),
@@ -58,7 +62,7 @@ def train_once(
 
     recipe = training_recipe(data, circuit, learning)
     record = results.run_once_at(train_record(out), recipe, run)
-    return Cerebellum.load(out) if trained is None else trained, record
+    return Cerebellum.load(out, device) if trained is None else trained, record
 
 
 def train_record(out: str | Path) -> Path:
@@ -103,9 +107,8 @@ def attack_all(net: Cerebellum, pictures: Pictures, attacks: dict[str, Noise | F
 def served_by(net: Cerebellum, pictures: Pictures) -> dict[str, str]:
     """The backend and the device that compute this network's outputs."""
     x = pictures.x[:1].to(net.W.device)
-    module = backends.select(x, dense=net.config.wiring == "full")
-    names = [name for name, backend in backends.BACKENDS.items() if backend.module is module]
-    return {"backend": names[0], "device": str(x.device)}
+    name = backends.select(x, dense=net.config.wiring == "full")
+    return {"backend": name, "device": str(x.device)}
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ class Trial:
     eps: tuple[float, ...]
     limit: int | None = None
     """Attack only the first that many test pictures."""
+    device: str = "cpu"
+    """Where; not what makes two trials the same."""
 
     @property
     def attacks(self) -> dict[str, Noise | FGSM | PGD]:
@@ -163,7 +168,7 @@ class Trial:
         return results.run_once(self.record.parent, self.recipe, self._run)
 
     def _run(self) -> dict:
-        net, trained = train_once(self.data, self.circuit, self.learning, self.folder)
+        net, trained = train_once(self.data, self.circuit, self.learning, self.folder, self.device)
         found = attack_all(net, self.data.test.first(self.limit), self.attacks)
         tensors = example_pictures(net, self.data.test, min(self.eps))
         results.write_bytes(self.examples, safetensors.torch.save(tensors))
@@ -175,11 +180,11 @@ def example_pictures(net: Cerebellum, pictures: Pictures, eps: float) -> dict[st
 
     The attacks are the paper's PGD ("pgd") and PGD on the margin ("sound_margin").
     """
-    x, y = pictures.first(8)
+    x, y = (tensor.to(net.W.device) for tensor in pictures.first(8))
     with torch.no_grad():
         tensors = {"x": x, "y": y, "decisions": decide(net(x))}
     attacks = suite([eps])
     for name in ("pgd", "sound_margin"):
         (result,) = attacks[name].attack(net, x, y)
         tensors |= {f"{name}.x": result.adversarial, f"{name}.decisions": result.decisions}
-    return tensors
+    return {name: tensor.cpu() for name, tensor in tensors.items()}

@@ -259,9 +259,11 @@ BACKENDS = [
         lambda: use_backend("gpu").__enter__(),
         "name",
         "'gpu'",
-        "'auto', 'cpu', 'reference'",
+        "'auto', 'cpu', 'cuda', 'triton', 'reference'",
         "Choose",
     ),
+    (circuit("device", "gpu"), "device", "gpu (Expected one of cpu, cuda", "device of", "doctor"),
+    (circuit("device", "cuda:99"), "device", "cuda:99 (", "device of this machine", "'cpu'"),
 ]
 
 TABLE = ANATOMY + PICTURES + OPERATIONS + LEARNING + WIRINGS + SETTINGS + FIT + BACKENDS

@@ -15,11 +15,11 @@ PACKAGE = Path(__file__).parents[1] / "cerebsim"
 # because Cerebellum.fit, .save and .load are methods.
 FLOORS = (
     ("errors", "config"),
-    ("labels", "files", "wiring", "reference", "native", "_cpu"),
+    ("labels", "files", "wiring", "reference", "native", "native_cuda", "_cpu", "_cuda"),
     ("backends",),
     ("ops",),
     ("layers", "checkpoint"),
-    ("learning", "losses", "ascent", "attacks", "mnist", "folder", "data", "results"),
+    ("learning", "losses", "attackable", "ascent", "attacks", "mnist", "folder", "data", "results"),
     ("model",),
     ("evaluation", "trials", "plots", "doctor"),
     ("paper",),

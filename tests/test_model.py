@@ -168,14 +168,15 @@ class Spy:
 
     def __init__(self, monkeypatch):
         self.calls = []
-        for name, backend in backends.BACKENDS.items():
-            real = backend.module.circuit
+        for name in ("cpu", "reference"):
+            module = backends.BACKENDS[name].module
+            real = module.circuit
 
             def circuit(*arguments, name=name, real=real):
                 self.calls.append(name)
                 return real(*arguments)
 
-            monkeypatch.setattr(backend.module, "circuit", circuit)
+            monkeypatch.setattr(module, "circuit", circuit)
 
 
 def test_a_backend_is_chosen_by_name(monkeypatch):
