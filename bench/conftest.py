@@ -8,15 +8,19 @@ is an error and has no time.
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import psutil
 import pytest
 import torch
-from cases import SIZES, Case
+from cases import LARGEST_LESSON, SIZES, Case
 from machine import describe
 from peers import PEERS, Cerebsim, Peer
 
+from cerebsim import use_backend
+
 THREADS = 2
+BUDGET = {"cpu": 3600, "cuda": 300}  # seconds for all; what comes later is left out
 MEMORY_SHARE = 0.5  # of the memory that is free
 PATIENCE = 2.0  # seconds that one call may take, as a smaller size foretells
 SECONDS, ROUNDS = 0.15, (3, 15)  # the aim for all rounds of one time
@@ -26,23 +30,44 @@ left_out: list[dict] = []  # what was not timed, and why
 taken: dict[tuple, dict[tuple, float]] = defaultdict(dict)  # (peer, operation): size: seconds
 
 
-@pytest.fixture(scope="session", autouse=True)
-def threads():
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+def pytest_generate_tests(metafunc):
+    device = metafunc.config.getoption("device")
+    sizes, peers = SIZES[device], PEERS[device]
+    ids = ["B{}-m{}-k{}".format(*size) for size in sizes]
+    metafunc.parametrize("case", sizes, ids=ids, indirect=True, scope="module")
+    names = [peer.name for peer in peers]
+    metafunc.parametrize("peer", peers, ids=names, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="session")
+def device(request) -> str:
     torch.set_num_threads(THREADS)
+    torch.set_float32_matmul_precision("highest")  # no TF32: every peer computes in float32
+    return request.config.getoption("device")
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=lambda size: "B{}-m{}-k{}".format(*size))
-def case(request) -> Case:
-    return Case(*request.param)
+@pytest.fixture(scope="session")
+def end(device) -> float:
+    return time.monotonic() + BUDGET[device]
 
 
-@pytest.fixture(scope="module", params=PEERS, ids=lambda peer: peer.name)
+@pytest.fixture(scope="module")
+def case(request, device) -> Case:
+    case = Case(*request.param)
+    return case if device == "cpu" else case.on(device)
+
+
+@pytest.fixture(scope="module")
 def peer(request, case) -> Peer:
     return request.param(case)
 
 
 @pytest.fixture
-def measure(benchmark, case, peer):
+def measure(benchmark, device, end, case, peer):
     """`measure(operation)` checks and times one operation of one peer at one size."""
     size = dict(zip("Bmk", case.size, strict=True))
     steps = defaultdict(lambda: 1, learn=case.steps)  # of a call
@@ -52,15 +77,21 @@ def measure(benchmark, case, peer):
         return f"{operation}, {peer.name}, {size}: {why}"
 
     def run(operation: str) -> None:
+        if time.monotonic() > end:
+            pytest.skip(leave_out(operation, budget_seconds=BUDGET[device]))
+        if operation == "learn" and case.steps * case.B * case.m > LARGEST_LESSON:
+            pytest.skip(leave_out(operation, unchecked_h=case.steps * case.B * case.m))
         need = peer.need(case, operation)
-        if need > MEMORY_SHARE * psutil.virtual_memory().available:
+        if need > MEMORY_SHARE * free_memory(device):
             pytest.skip(leave_out(operation, needs_bytes=need))
         earlier = taken[peer.name, operation]
         expected = foretell(peer, case, earlier)
         if expected > PATIENCE:
             pytest.skip(leave_out(operation, expected_seconds=expected))
 
-        call, ours = getattr(peer, operation), getattr(Cerebsim(case), operation)
+        call = finished(getattr(peer, operation), peer)
+        us = Cerebsim(case)
+        ours = finished(getattr(us, operation), us)
         errors = case.errors(operation, call())
         if not all(error < 1 for error in errors.values()):
             pytest.fail("WRONG: " + leave_out(operation, wrong=errors))
@@ -74,7 +105,7 @@ def measure(benchmark, case, peer):
         beside = []
 
         def our_turn():
-            if not isinstance(peer, Cerebsim):
+            if type(peer) is not Cerebsim:
                 ours()
                 beside.append(timed(ours))
             if seconds < WARM:
@@ -82,6 +113,23 @@ def measure(benchmark, case, peer):
 
         benchmark.pedantic(call, setup=our_turn, rounds=rounds)
         benchmark.extra_info["beside_seconds"] = beside
+
+    return run
+
+
+def free_memory(device: str) -> int:
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+
+
+def finished(call: Callable[[], dict], peer: Peer) -> Callable[[], dict]:
+    """The call with the peer's backend, until a GPU is done with it."""
+
+    def run() -> dict:
+        with use_backend(peer.backend):
+            result = call()
+        if peer.case.x.is_cuda:
+            torch.cuda.synchronize()
+        return result
 
     return run
 
@@ -107,4 +155,4 @@ def foretell(peer: Peer, case: Case, earlier: dict[tuple, float]) -> float:
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["left_out"] = left_out
-    output_json["machine"] = describe()
+    output_json["machine"] = describe(config.getoption("device"))

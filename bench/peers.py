@@ -24,6 +24,8 @@ class Peer:
     """Forward by `h`; gradients by autograd; learning by autograd and torch.optim.RMSprop."""
 
     name: str
+    backend = "auto"
+    """With which of cerebsim's backends."""
 
     def __init__(self, case: Case):
         self.case = case
@@ -225,7 +227,7 @@ class TorchCSR(ByHand):
                     *map(torch.from_numpy, (matrix.indptr, matrix.indices, matrix.data)),
                     size=matrix.shape,
                     check_invariants=True,
-                )
+                ).to(self.case.x.device)
                 for matrix in (JT, JT.T.tocsr())
             )
 
@@ -267,7 +269,7 @@ class Dense(Peer):
     @cached_property
     def matrix(self) -> Tensor:
         """J (d, m)."""
-        J = torch.zeros(d, self.case.m)
+        J = torch.zeros(d, self.case.m, device=self.case.x.device)
         return J.scatter_add_(0, self.case.indices.T, self.case.weights.T)
 
     def h(self, x):
@@ -310,4 +312,14 @@ class Cerebsim(Peer):
         return {"y": y, "mu": mu, "W": W}
 
 
-PEERS = (Cerebsim, Gather, Compiled, EmbeddingBag, TorchCSR, ScipyCSR, Dense)
+class CerebsimTriton(Cerebsim):
+    """The same with the Triton kernels, where "auto" takes CUDA's."""
+
+    name = "cerebsim, triton"
+    backend = "triton"
+
+
+PEERS = {
+    "cpu": (Cerebsim, Gather, Compiled, EmbeddingBag, TorchCSR, ScipyCSR, Dense),
+    "cuda": (Cerebsim, CerebsimTriton, Gather, Compiled, EmbeddingBag, TorchCSR, Dense),
+}
