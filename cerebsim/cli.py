@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from . import checkpoint, doctor, results
+from . import checkpoint, doctor, plots, results
+from .analysis import Layer, analyze
 from .backends import BACKENDS, use_backend
 from .config import CircuitConfig, LearningConfig, preset
 from .data import Data, load_data
@@ -149,11 +150,11 @@ class Attack:
 
     def run(self) -> None:
         net = Cerebellum.load(self.run_folder, self.device)
-        data = self._data()
+        data = data_of(self.run_folder, self.data, self.data_dir)
         attacks = suite(self.eps, self.loss)
         recipe = {
             "name": f"attack {data.name}",
-            "circuit": hashlib.sha256((self.run_folder / checkpoint.NAME).read_bytes()).hexdigest(),
+            "circuit": digest(self.run_folder),
             "attacks": {name: asdict(attack) for name, attack in attacks.items()},
             "limit": self.limit,
             "data": data.describe(),
@@ -170,19 +171,26 @@ class Attack:
         print(results.markdown(["attack", *(f"eps {eps:g}" for eps in self.eps)], lines))
         print(f"Record: {results.trial_path(folder, recipe)}")
 
-    def _data(self) -> Data:
-        if self.data is not None:
-            return load_data(self.data, self.data_dir)
-        path = train_record(self.run_folder)
-        expect(
-            path.exists(),
-            "data",
-            f"nothing, and there is no {path} that would name them",
-            "the data to attack with",
-            "Pass --data digits, mnist or folder:PATH.",
-        )
-        trained = results.read(path)
-        return load_data(trained["recipe"]["data"]["name"], self.data_dir or trained["data_dir"])
+
+def data_of(run_folder: Path, data: str | None, data_dir: str | None) -> Data:
+    """The data of this name, or those the circuit in the folder was trained with."""
+    if data is not None:
+        return load_data(data, data_dir)
+    path = train_record(run_folder)
+    expect(
+        path.exists(),
+        "data",
+        f"nothing, and there is no {path} that would name them",
+        "the data to use",
+        "Pass --data digits, mnist or folder:PATH.",
+    )
+    trained = results.read(path)
+    return load_data(trained["recipe"]["data"]["name"], data_dir or trained["data_dir"])
+
+
+def digest(run_folder: Path) -> str:
+    """Which circuit the folder holds: the SHA-256 of its checkpoint."""
+    return hashlib.sha256((run_folder / checkpoint.NAME).read_bytes()).hexdigest()
 
 
 _LABELS = {
@@ -194,6 +202,61 @@ _LABELS = {
     "sound_margin": "PGD on margin, best iterate",
     "sound_dlr": "PGD on dlr, best iterate",
     "worst": "worst case over all of these",
+}
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Measure what the granule layer does to pictures: dimension, sparseness, correlation."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """The --out of the training."""
+    data: str | None = None
+    """None: the data the circuit was trained with."""
+    data_dir: str | None = None
+    """None: where they were found then."""
+    limit: int | None = 1000
+    """The first that many test pictures; the dimension can be no greater."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto: a GPU where torch finds one."""
+    backend: Backend | None = None
+    """None: CEREBSIM_BACKEND of the environment, or auto."""
+
+    again = "Nothing of this analysis is kept: the same command begins it anew."
+
+    def run(self) -> None:
+        net = Cerebellum.load(self.run_folder, self.device)
+        data = data_of(self.run_folder, self.data, self.data_dir)
+        pictures = data.test.first(self.limit)
+        recipe = {
+            "name": f"analyze {data.name}",
+            "circuit": digest(self.run_folder),
+            "limit": self.limit,
+            "data": data.describe(),
+        }
+        folder = self.run_folder / "analysis"
+
+        def layers() -> dict:
+            return {"layers": {name: asdict(v) for name, v in analyze(net, pictures.x).items()}}
+
+        record = results.run_once(folder, recipe, layers)
+        found = {name: Layer(**layer) for name, layer in record["layers"].items()}
+        rows = [
+            [text, *(form(layer) for layer in found.values())] for text, form in _FIGURES.items()
+        ]
+        title = f"{len(pictures):,} test pictures of {data.name}"
+        path = results.trial_path(folder, recipe).with_suffix(".png")
+        plots.save(plots.layer_spectra(title, found, rows), path)
+        print(f"{title}:\n\n{results.markdown(['', *found], rows)}")
+        print(f"Record: {results.trial_path(folder, recipe)}\nFigure: {path}")
+
+
+_FIGURES = {
+    "cells": lambda layer: f"{layer.n:,}",
+    "dimension": lambda layer: f"{layer.dimension:.1f}",
+    "population sparseness": lambda layer: f"{layer.sparseness:.3f}",
+    "active": lambda layer: f"{layer.active:.1%}",
+    "mean absolute correlation": lambda layer: f"{layer.correlation:.3f} of {layer.paired:,} cells",
 }
 
 
@@ -219,6 +282,7 @@ def parse(words: Sequence[str] | None, train: Train | None = None):
         Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
         | Annotated[Train, tyro.conf.subcommand("train", default=train or Train())]
         | Annotated[Attack, tyro.conf.subcommand("attack")]
+        | Annotated[Analyze, tyro.conf.subcommand("analyze")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
     return tyro.cli(

@@ -17,6 +17,8 @@ from .results import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .analysis import Layer
+
 COLOURS = ("#999999", "#56B4E9", "#E69F00", "#0072B2", "#CC79A7", "#009E73")
 RIGHT, WRONG = "#0072B2", "#D55E00"
 _GREY = "#555555"
@@ -126,6 +128,35 @@ def attacked_pictures(
         gain = f"x {0.5 / eps:.3g}"
         show(2 * i + 1, f"{attacked.name}\nperturbation\n{gain}", attacked.x - x, None)
         show(2 * i + 2, "attacked", attacked.x, attacked.decisions)
+    return figure
+
+
+def layer_spectra(
+    title: str, layers: dict[str, "Layer"], figures: Sequence[Sequence[str]]
+) -> "Figure":
+    """The shares of variance of each layer's dimensions, falling, beside its figures.
+
+    figures: a row per figure, its name and then its text for each layer.
+    """
+    figure = _figure(10.5, 4.2)
+    axes, beside = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    for i, (name, layer) in enumerate(layers.items()):
+        shares = [share for share in layer.eigenvalues if share > 1e-9]
+        label = f"{name}, dimension {layer.dimension:.1f}"
+        axes.loglog(range(1, len(shares) + 1), shares, color=COLOURS[2 * i + 1], lw=2, label=label)
+    axes.set_xlabel("eigenvalue of the covariance over pictures, by rank")
+    axes.set_ylabel("share of the variance")
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    beside.axis("off")
+    table = beside.table(
+        [row[1:] for row in figures],
+        rowLabels=[row[0] for row in figures],
+        colLabels=list(layers),
+        loc="center",
+    )
+    table.scale(1, 1.6)
     return figure
 
 

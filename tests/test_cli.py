@@ -80,6 +80,20 @@ def test_attack_with_one_loss(trained, capsys):
     assert code == 0 and "PGD on dlr" in out and "margin" not in out
 
 
+def test_analyze_prints_draws_and_keeps_a_record(trained, capsys, monkeypatch):
+    words = ["analyze", trained, "--limit", 50]
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    assert "50 test pictures of digits" in out and "| dimension " in out
+    record, figure = sorted((trained / "analysis").iterdir())
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    layers = results.read(record)["layers"]
+    assert layers["MF"]["n"] == 64 and 1 < layers["GC"]["dimension"] < 49
+    assert f"{layers['GC']['dimension']:.1f}" in out
+    monkeypatch.setattr(cli, "analyze", lambda *a: pytest.fail("analyzes again"))
+    assert run(capsys, *words) == (code, out, "")
+
+
 def test_a_circuit_without_its_record_needs_the_data_named(trained, tmp_path, capsys):
     (tmp_path / checkpoint.NAME).write_bytes((trained / checkpoint.NAME).read_bytes())
     code, _, err = run(capsys, "attack", tmp_path, "--limit", 10)
@@ -122,7 +136,7 @@ def test_a_flag_that_is_not_there_is_exit_2(words, capsys):
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["reproduce", "train", "attack", "doctor"])
+@pytest.mark.parametrize("command", ["reproduce", "train", "attack", "analyze", "doctor"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

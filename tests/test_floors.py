@@ -21,7 +21,7 @@ FLOORS = (
     ("layers", "checkpoint"),
     ("learning", "losses", "attackable", "ascent", "attacks", "mnist", "folder", "data", "results"),
     ("model",),
-    ("evaluation", "trials", "plots", "doctor"),
+    ("analysis", "evaluation", "trials", "plots", "doctor"),
     ("paper",),
     ("cli",),
     ("__init__", "__main__"),
