@@ -22,7 +22,8 @@ from .config import CircuitConfig, LearningConfig, preset
 from .data import Data, load_data
 from .errors import CerebsimError, expect
 from .model import Cerebellum
-from .paper import TABLE2, reproduce_table2
+from .paper import reproduce
+from .published import TABLES
 from .trials import LOSSES, attack_all, circuit_settings, suite, train_once, train_record
 
 Backend = Literal[("auto", *BACKENDS)]
@@ -35,7 +36,7 @@ class Reproduce:
     The same command goes on where it was stopped: a trial on disk is not run again.
     """
 
-    table: tyro.conf.Positional[Literal["table2"]]
+    table: tyro.conf.Positional[Literal[tuple(TABLES)]]
     """Which one."""
     data: str = "digits"
     """digits, mnist or folder:PATH. The paper has mnist."""
@@ -48,9 +49,12 @@ class Reproduce:
     out: Path | None = None
     """Where everything goes. None: runs/TABLE-DATA."""
     epochs: int = 10
-    batch_size: int = 50
-    models: tuple[Literal["Base", "Base + LTD", "Base + RC", "Cerebellum"], ...] = tuple(TABLE2)
-    """Which of the four models."""
+    batch_size: int | None = None
+    """None: the table's own, 50, or 1 in table 7."""
+    rows: tuple[str, ...] | None = None
+    """Which models, as the table names them, e.g. "RC + LTD k=4". None: all."""
+    jobs: int = 1
+    """So many processes share the trials; started by hand in one folder they share them too."""
     device: str = "auto"
     """cpu, cuda, cuda:1 ...; auto: a GPU where torch finds one."""
     backend: Backend | None = None
@@ -61,8 +65,8 @@ class Reproduce:
     def run(self) -> None:
         data = load_data(self.data, self.data_dir)
         out = self.out or Path("runs") / f"{self.table}-{self.data.partition(':')[0]}"
-        settings = self.limit, self.epochs, self.batch_size, self.models, self.device
-        done = reproduce_table2(data, self.seeds, out, *settings)
+        settings = self.limit, self.epochs, self.batch_size, self.rows, self.device, self.jobs
+        done = reproduce(self.table, data, self.seeds, out, *settings)
         print(f"{done.table}\n{textwrap.fill(done.note, 100)}\n\nWritten:")
         for path in done.files:
             print(f"  {path}")

@@ -19,6 +19,7 @@ PACKAGES = (
     "torchvision",
     "numpy",
     "safetensors",
+    "filelock",
     "scikit-learn",
     "matplotlib",
     "pandas",

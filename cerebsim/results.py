@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from .errors import CerebsimError
 from .files import write_whole
@@ -38,22 +39,41 @@ def trial_path(folder: str | Path, recipe: dict) -> Path:
     return Path(folder) / f"{slug}-{digest}.json"
 
 
-def run_once(folder: str | Path, recipe: dict, run: Callable[[], dict]) -> dict:
-    """The record of this recipe in the folder; `run()` finds what it holds if there is none."""
-    return run_once_at(trial_path(folder, recipe), recipe, run)
+def run_once(
+    folder: str | Path, recipe: dict, run: Callable[[], dict], wait: bool = True
+) -> dict | None:
+    """The record of this recipe in the folder; `run()` finds what it holds if there is none.
+
+    One process at a time runs a recipe: another that asks for it waits and then reads the record,
+    or, with wait=False, gets None at once.
+    """
+    return run_once_at(trial_path(folder, recipe), recipe, run, wait)
 
 
-def run_once_at(path: str | Path, recipe: dict, run: Callable[[], dict]) -> dict:
+def run_once_at(
+    path: str | Path, recipe: dict, run: Callable[[], dict], wait: bool = True
+) -> dict | None:
     """`run_once` with a file of the caller's choice, which must not hold another recipe."""
     path = Path(path)
     if path.exists():
-        record = read(path)
-        if canonical(record["recipe"]) != canonical(recipe):
-            raise CerebsimError(
-                f"{path} holds another trial: {_difference(record['recipe'], recipe)}. "
-                "Choose another folder, or delete this one."
-            )
-        return record
+        return _expected(path, recipe)
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, blocking=wait):
+            try:
+                if not path.exists():
+                    write_text(path, _run(recipe, run))
+            finally:  # who waits opens the file anew at every try, so none holds a lock on this one
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise CerebsimError(f"{path} cannot be written: {error}. Nothing was changed.") from error
+    return _expected(path, recipe)
+
+
+def _run(recipe: dict, run: Callable[[], dict]) -> str:
     started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.perf_counter()
     found = run()
     record = {
@@ -64,8 +84,17 @@ def run_once_at(path: str | Path, recipe: dict, run: Callable[[], dict]) -> dict
         "seconds": round(time.perf_counter() - clock, 3),
         **found,
     }
-    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    return read(path)
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"
+
+
+def _expected(path: Path, recipe: dict) -> dict:
+    record = read(path)
+    if canonical(record["recipe"]) != canonical(recipe):
+        raise CerebsimError(
+            f"{path} holds another trial: {_difference(record['recipe'], recipe)}. "
+            "Choose another folder, or delete this one."
+        )
+    return record
 
 
 def read(path: str | Path) -> dict:
@@ -120,6 +149,7 @@ def environment() -> dict:
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 

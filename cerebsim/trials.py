@@ -163,9 +163,12 @@ class Trial:
         recipe = training_recipe(self.data, self.circuit, self.learning) | {"name": self.name}
         return results.trial_path(self.out / "circuits", recipe).with_suffix("")
 
-    def run(self) -> dict:
-        """The record; what it says is found now if it is not on disk."""
-        return results.run_once(self.record.parent, self.recipe, self._run)
+    def run(self, wait: bool = True) -> dict | None:
+        """The record; what it says is found now if it is not on disk.
+
+        wait=False: None where another process is at it.
+        """
+        return results.run_once(self.record.parent, self.recipe, self._run, wait)
 
     def _run(self) -> dict:
         net, trained = train_once(self.data, self.circuit, self.learning, self.folder, self.device)

@@ -163,7 +163,7 @@ def test_the_preset_gives_what_the_line_does_not(tmp_path, capsys, monkeypatch):
 
 
 def test_reproduce_prints_the_table_and_where_it_is(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(paper, "DIGITS_BUDGET", 24_000)
+    monkeypatch.setattr(paper, "DIGITS_SHARE", 200)
     words = ["--data", "digits", "--seeds", 0, "--limit", 10, "--epochs", 1, "--out", tmp_path]
     code, out, err = run(capsys, "reproduce", "table2", *words)
     assert code == 0, err

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "cerebsim"
 # its own. A new module is put on a floor here. `learning` and `checkpoint` lie under `model`,
 # because Cerebellum.fit, .save and .load are methods.
 FLOORS = (
-    ("errors", "config"),
+    ("errors", "config", "published"),
     ("labels", "files", "wiring", "reference", "native", "native_cuda", "_cpu", "_cuda"),
     ("backends",),
     ("ops",),
@@ -22,6 +22,7 @@ FLOORS = (
     ("learning", "losses", "attackable", "ascent", "attacks", "mnist", "folder", "data", "results"),
     ("model",),
     ("analysis", "evaluation", "trials", "plots", "doctor"),
+    ("jobs", "tables"),
     ("paper",),
     ("cli",),
     ("__init__", "__main__"),

@@ -3,10 +3,11 @@ import csv
 import pytest
 import torch
 
-from cerebsim import paper, plots, results, trials
+from cerebsim import paper, plots, results, tables, trials
 from cerebsim.data import Data, Pictures, load_data
 from cerebsim.errors import ArgumentError, CerebsimError
-from cerebsim.paper import TABLE2, reproduce_table2, table2_circuits
+from cerebsim.paper import circuit, reproduce
+from cerebsim.published import TABLES, printed
 
 COLUMNS = [
     "clean",
@@ -27,6 +28,9 @@ def one_thread(two_threads):
     torch.set_num_threads(1)
 
 
+TABLE2 = TABLES["table2"].rows
+
+
 def pictures(n, side, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 1, side, side, generator=generator)
@@ -43,7 +47,7 @@ def few():
     """A few of the digits, under the digits' name."""
     digits = load_data("digits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper, "DIGITS_BUDGET", 24_000)  # m = 1,000 and 286
+        patch.setattr(paper, "DIGITS_SHARE", 200)  # m = 1,000 and 286
         yield Data("digits", digits.train.first(300), digits.test.first(40), digits.classes, "few")
 
 
@@ -51,30 +55,46 @@ def few():
 def done(few, tmp_path_factory):
     out = tmp_path_factory.mktemp("table2")
     torch.set_num_threads(1)
-    return out, reproduce_table2(few, seeds=[0], out=out, limit=20, epochs=2)
+    return out, reproduce("table2", few, seeds=[0], out=out, limit=20, epochs=2)
 
 
 def test_published_numbers_keep_the_order_that_the_paper_draws_its_claim_from():
-    assert TABLE2["Cerebellum"]["pgd_0.1"] == 55.8 and TABLE2["Base"]["clean"] == 96.5
-    assert max(TABLE2, key=lambda model: TABLE2[model]["pgd_0.1"]) == "Cerebellum"
-    assert all(set(line) < set(COLUMNS) for line in TABLE2.values())
+    assert TABLE2["Cerebellum"].accuracy["pgd_0.1"] == 55.8
+    assert TABLE2["Base"].accuracy["clean"] == 96.5
+    assert max(TABLE2, key=lambda model: TABLE2[model].accuracy["pgd_0.1"]) == "Cerebellum"
+    assert all(set(line.accuracy) < set(COLUMNS) for line in TABLE2.values())
+
+
+def test_the_printed_tables_agree_where_they_print_one_circuit_twice():
+    """Table 2's rows with random inputs are rows of table 6; table 7's FC rows are table 6's."""
+    for name, same in [("Base + RC", "RC k=4"), ("Cerebellum", "RC + LTD k=4")]:
+        assert TABLE2[name] == TABLES["table6"].rows[same]
+    six, seven = TABLES["table6"].rows, TABLES["table7"].rows
+    assert list(six) == list(seven) and len(six) == 30
+    for name in six:
+        assert (six[name].printed == seven[name].printed) == name.startswith("FC")
+        assert bool(seven[name].doubt) == name.startswith("FC") and not six[name].doubt
+    cerebellum = TABLE2["Cerebellum"].circuit
+    assert printed(50, cerebellum).accuracy["pgd_0.1"] == 55.8
+    assert printed(1, cerebellum).accuracy["pgd_0.1"] == 95.2
+    assert printed(7, cerebellum) is None
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "budget", "sizes"),
+    ("data", "side", "budget", "sizes"),
     [
         ("mnist", 28, 4_800_000, [5_970, 5_970, 200_000, 200_000]),
         ("digits", 8, 240_000, [2_857, 2_857, 10_000, 10_000]),
     ],
 )
-def test_the_four_models_have_one_synapse_budget(name, side, budget, sizes):
-    circuits = table2_circuits(blank(name, side), seed=3)
+def test_the_four_models_have_one_synapse_budget(data, side, budget, sizes):
+    circuits = {name: circuit(row, blank(data, side), seed=3) for name, row in TABLE2.items()}
     assert list(circuits) == list(TABLE2)
-    assert [circuit.granule_cells for circuit in circuits.values()] == sizes
-    for circuit in circuits.values():
-        synapses = circuit.granule_cells * (circuit.fan_in + 2 * circuit.purkinje_cells)
+    assert [made.granule_cells for made in circuits.values()] == sizes
+    for made in circuits.values():
+        synapses = made.granule_cells * (made.fan_in + 2 * made.purkinje_cells)
         assert synapses == pytest.approx(budget, rel=1e-3)
-        assert circuit.seed == 3
+        assert made.seed == 3
     anatomy = [(c.wiring, c.fan_in, c.ltd, c.replacement) for c in circuits.values()]
     full = side * side
     assert anatomy == [
@@ -130,7 +150,7 @@ def test_what_is_on_disk_is_not_run_again_but_drawn_again(done, few, monkeypatch
     for name in ("table2.csv", "table2.md", "table2.png", "pictures.png"):
         (out / name).unlink()
     monkeypatch.setattr(trials, "train_once", lambda *args: pytest.fail("trains again"))
-    again = reproduce_table2(few, seeds=[0], out=out, limit=20, epochs=2)
+    again = reproduce("table2", few, seeds=[0], out=out, limit=20, epochs=2)
     assert again == first and all(path.exists() for path in again.files)
     assert (out / "pictures.png").read_bytes() == drawn
     after = [(path, path.stat().st_mtime_ns) for path in sorted((out / "records").iterdir())]
@@ -139,7 +159,7 @@ def test_what_is_on_disk_is_not_run_again_but_drawn_again(done, few, monkeypatch
 
 def test_another_seed_is_another_trial_and_the_table_has_the_mean(done, few):
     out, _ = done
-    both = reproduce_table2(few, seeds=[0, 123], out=out, limit=20, epochs=2)
+    both = reproduce("table2", few, seeds=[0, 123], out=out, limit=20, epochs=2)
     assert len(list((out / "records").glob("*.json"))) == 8
     shares = [
         100 * record["accuracy"]["noise_0.3"]
@@ -165,35 +185,42 @@ def test_lost_pictures_are_named(done, few):
     content = kept.read_bytes()
     kept.write_bytes(content[:100])
     with pytest.raises(CerebsimError, match=f"{kept.name} cannot be read"):
-        reproduce_table2(few, seeds=[0], out=out, limit=20, epochs=2)
+        reproduce("table2", few, seeds=[0], out=out, limit=20, epochs=2)
     kept.write_bytes(content)
 
 
 def test_no_seed_is_an_error(few, tmp_path):
     with pytest.raises(ArgumentError, match="seeds"):
-        reproduce_table2(few, seeds=[], out=tmp_path)
+        reproduce("table2", few, seeds=[], out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_beside_published_numbers_the_table_has_the_difference(tmp_path):
     accuracy = dict.fromkeys(COLUMNS, 0.5) | {"fgsm_0.1": 0.615}
-    circuit = {"wiring": "random", "fan_in": 4, "granule_cells": 9, "ltd": True, "seed": 0}
-    recipe = {"circuit": circuit, "learning": {"epochs": 7, "batch_size": 1}}
+    anatomy = {"wiring": "random", "fan_in": 4, "granule_cells": 9, "ltd": True, "seed": 0}
+    recipe = {"circuit": anatomy, "learning": {"epochs": 7, "batch_size": 1}}
     recipe["data"] = {"n_test": 10_000}
     record = {"recipe": recipe, "accuracy": accuracy, "evaluation": {"n": 1000}}
-    table, note, (csv_file, *_) = paper._write(
-        "t", "T", {"Cerebellum": [record]}, {"Cerebellum": TABLE2["Cerebellum"]}, tmp_path
-    )
+    lines = {
+        "Cerebellum": tables.Line([record], TABLE2["Cerebellum"]),
+        "FC": tables.Line([record], TABLES["table7"].rows["FC m=1,000"]),
+    }
+    table, note, (csv_file, *_) = tables.write("t", "T", lines, tmp_path)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     where = cells[0].index("FGSM 0.1")
     assert note.startswith(
         "7 epochs at batch 1, seeds 0, the first 1,000 of 10,000 test pictures. Accuracies"
     )
-    by_line = {line[1]: line for line in cells[2:]}
+    by_line = {line[1]: line for line in cells[2:5]}
     assert list(by_line) == ["paper", "ours", "difference"]
     assert [line[where] for line in by_line.values()] == ["62.0", "61.5", "-0.5"]
     assert by_line["paper"][cells[0].index("worst 0.1")] == ""
-    lines = {line["column"]: line for line in csv.DictReader(csv_file.read_text().splitlines())}
+    doubted = {line[1]: line for line in cells[5:]}
+    assert doubted["paper"][where] == "20.4 *" and doubted["difference"][where] == "+41.1"
+    assert "The paper's figures marked * are table 6's figures again" in note
+    written = list(csv.DictReader(csv_file.read_text().splitlines()))
+    assert {line["doubt"] != "" for line in written if line["model"] == "FC"} == {True}
+    lines = {line["column"]: line for line in written if line["model"] == "Cerebellum"}
     assert lines["fgsm_0.1"]["difference"] == "-0.5" and lines["worst_0.1"]["paper"] == ""
 
 
@@ -220,3 +247,25 @@ def test_bars_show_every_number_and_the_papers_mark():
     written = [text.get_text() for text in axes.texts]
     assert written == ["96.3", "12.3", "no attack", "eps = 0.1"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["the paper", "Base"]
+
+
+def test_unknown_tables_and_rows_are_named(few, tmp_path):
+    with pytest.raises(ArgumentError, match="name: got 'table4'"):
+        reproduce("table4", few, out=tmp_path)
+    with pytest.raises(ArgumentError, match="rows: got 'RC k=3', expected one of 'FC m=1,000'"):
+        reproduce("table6", few, out=tmp_path, rows=["RC k=3"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_table_at_its_own_batch_size(few, tmp_path):
+    rows = ["FC + LTD m=1,000", "RC k=784", "RC + LTD k=2"]
+    done = reproduce("table7", few, out=tmp_path, limit=10, epochs=1, rows=rows)
+    records = {
+        record["recipe"]["model"]: record for record in results.read_all(tmp_path / "records")
+    }
+    assert set(records) == set(rows)
+    assert {record["recipe"]["learning"]["batch_size"] for record in records.values()} == {1}
+    circuits = {name: record["recipe"]["circuit"] for name, record in records.items()}
+    assert circuits["RC k=784"]["fan_in"] == 64 and circuits["RC k=784"]["wiring"] == "random"
+    assert circuits["RC + LTD k=2"]["ltd"] and circuits["RC + LTD k=2"]["fan_in"] == 2
+    assert done.table.count("ours") == 3 and (tmp_path / "table7.csv").exists()

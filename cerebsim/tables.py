@@ -1,0 +1,102 @@
+"""Floor 8: from records to a table: CSV, Markdown and a figure. Nothing is run here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from . import plots, results
+from .published import Row
+from .trials import LOSSES
+
+EPS = (0.1, 0.3)
+_ANATOMY = ("wiring", "fan_in", "granule_cells", "ltd")
+NOTE = (
+    "Accuracies in percent. FGSM and PGD as in the paper: they climb the MSE; PGD keeps the last "
+    "of 40 steps of 0.01. Worst case: right when clean, under these attacks and under PGD on "
+    f"{', '.join(LOSSES)} that keeps the best iterate at the smallest eps. "
+    "The paper has no noise and no worst case."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A model of a table: its records, one per seed, and what the paper printed, or None."""
+
+    records: list[dict]
+    paper: Row | None
+
+    def printed(self, column: str) -> float | None:
+        return None if self.paper is None else self.paper.accuracy.get(column)
+
+    def bar(self, column: str) -> plots.Bar:
+        ours = [100 * record["accuracy"][column] for record in self.records]
+        return plots.Bar(mean(ours), min(ours), max(ours), self.printed(column))
+
+
+def write(name: str, title: str, lines: dict[str, Line], out: Path) -> tuple[str, str, list[Path]]:
+    """Write table (long CSV, wide Markdown) and figure; also the table and a note as text."""
+    import pandas as pd
+
+    columns = ["clean", *(f"{a}_{e:g}" for e in EPS for a in ("noise", "fgsm", "pgd", "worst"))]
+    bars = {model: [line.bar(column) for column in columns] for model, line in lines.items()}
+    csv, md, png = files = [out / f"{name}.{ending}" for ending in ("csv", "md", "png")]
+    long = [
+        {
+            "model": model,
+            **{key: lines[model].records[0]["recipe"]["circuit"][key] for key in _ANATOMY},
+            "column": column,
+            "paper": bar.paper,
+            "ours": round(bar.mean, 4),
+            "lowest": round(bar.low, 4),
+            "highest": round(bar.high, 4),
+            "difference": None if bar.paper is None else round(bar.mean - bar.paper, 4),
+            "seeds": " ".join(str(r["recipe"]["circuit"]["seed"]) for r in lines[model].records),
+            "pictures": lines[model].records[0]["evaluation"]["n"],
+            "doubt": lines[model].paper.doubt if lines[model].paper else "",
+        }
+        for model in bars
+        for column, bar in zip(columns, bars[model], strict=True)
+    ]
+    results.write_text(csv, pd.DataFrame(long).to_csv(index=False))
+    table = results.markdown(
+        ["model", "", *(_heading(column) for column in columns)],
+        [row for model, line in lines.items() for row in _rows(model, line, bars[model])],
+    )
+    note = f"{_protocol(next(iter(lines.values())).records)} {NOTE}"
+    doubts = {line.paper.doubt for line in lines.values() if line.paper and line.paper.doubt}
+    note += "".join(f" The paper's figures marked * are {doubt}." for doubt in sorted(doubts))
+    results.write_text(md, f"# {title}\n\n{table}\n{note}\n")
+    groups = {"no attack": ["clean"]}
+    groups |= {f"eps = {eps:g}": ["noise", "FGSM", "PGD\n(paper's)", "worst\ncase"] for eps in EPS}
+    plots.save(plots.accuracy_bars(title, groups, bars), png)
+    return table, note, files
+
+
+def _protocol(records: list[dict]) -> str:
+    """What the records of one model say of training and test, as a sentence."""
+    first, seeds = records[0], [record["recipe"]["circuit"]["seed"] for record in records]
+    learning, data = first["recipe"]["learning"], first["recipe"]["data"]
+    return (
+        f"{learning['epochs']} epochs at batch {learning['batch_size']}, "
+        f"seeds {' '.join(map(str, seeds))}, "
+        f"the first {first['evaluation']['n']:,} of {data['n_test']:,} test pictures."
+    )
+
+
+def _heading(column: str) -> str:
+    attack, _, eps = column.partition("_")
+    return f"{attack.upper() if attack in ('fgsm', 'pgd') else attack} {eps}".strip()
+
+
+def _rows(model: str, line: Line, bars: Sequence[plots.Bar]) -> list[list[str]]:
+    """The rows of one model: the paper (where there is one), ours, spread, difference."""
+    rows = [["ours", *(f"{bar.mean:.1f}" for bar in bars)]]
+    if any(bar.high > bar.low for bar in bars):
+        rows.append(["range", *(f"{bar.low:.1f}-{bar.high:.1f}" for bar in bars)])
+    if line.paper is not None:
+        mark = " *" if line.paper.doubt else ""
+        paper = ["" if bar.paper is None else f"{bar.paper:.1f}{mark}" for bar in bars]
+        gap = ["" if bar.paper is None else f"{bar.mean - bar.paper:+.1f}" for bar in bars]
+        rows = [["paper", *paper], *rows, ["difference", *gap]]
+    return [[model if i == 0 else "", *row] for i, row in enumerate(rows)]
