@@ -82,6 +82,52 @@ def accuracy_bars(
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A family of models: {attack: {size: Bar}}, and how its lines are drawn."""
+
+    name: str
+    bars: dict[str, dict[int, Bar]]
+    dashed: bool = False
+
+
+def accuracy_curves(title: str, panels: dict[str, Sequence[Curve]]) -> "Figure":
+    """Accuracy over size, a panel per kind of circuit ({axis label: its curves}).
+
+    A colour per attack, the same in all panels; the spread over seeds as a band; the paper's
+    figures as crosses of that colour.
+    """
+    figure = _figure(5.6 * len(panels), 4.8)
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    attacks = list(dict.fromkeys(a for curves in panels.values() for c in curves for a in c.bars))
+    for axes, (label, curves) in zip(grid, panels.items(), strict=True):
+        for curve in curves:
+            for attack, bars in curve.bars.items():
+                colour = COLOURS[1 + attacks.index(attack)]
+                sizes = sorted(bars)
+                means, low, high = ([getattr(bars[s], f) for s in sizes]
+                                    for f in ("mean", "low", "high"))  # fmt: skip
+                style = "--" if curve.dashed else "-"
+                name = f"{attack}, {curve.name}"
+                axes.plot(sizes, means, style, marker="o", ms=4, color=colour, label=name)
+                axes.fill_between(sizes, low, high, color=colour, alpha=0.2, lw=0)
+                there = [s for s in sizes if bars[s].paper is not None]
+                paper = [bars[s].paper for s in there]
+                axes.plot(there, paper, "x", ms=7, mew=1.5, color=colour)
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylim(0, 100)
+    grid[0].set_ylabel("accuracy, %")
+    grid[0].set_title(title, loc="left", fontsize=12)
+    handles = {h.get_label(): h for axes in grid for h in axes.get_lines()}
+    handles = {name: h for name, h in handles.items() if not name.startswith("_")}
+    cross = grid[0].plot([], [], "x", color="black", label="the paper")[0]
+    figure.legend(handles=[*handles.values(), cross], loc="outside lower center", ncols=4,
+                  frameon=False, fontsize=9)  # fmt: skip
+    return figure
+
+
+@dataclass(frozen=True)
 class Attacked:
     """Pictures after an attack (N, C, H, W), its name, and the network's decisions on them (N,)."""
 

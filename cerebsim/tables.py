@@ -26,6 +26,10 @@ class Line:
     records: list[dict]
     paper: Row | None
 
+    @property
+    def anatomy(self) -> dict:
+        return self.records[0]["recipe"]["circuit"]
+
     def printed(self, column: str) -> float | None:
         return None if self.paper is None else self.paper.accuracy.get(column)
 
@@ -44,7 +48,7 @@ def write(name: str, title: str, lines: dict[str, Line], out: Path) -> tuple[str
     long = [
         {
             "model": model,
-            **{key: lines[model].records[0]["recipe"]["circuit"][key] for key in _ANATOMY},
+            **{key: lines[model].anatomy[key] for key in _ANATOMY},
             "column": column,
             "paper": bar.paper,
             "ours": round(bar.mean, 4),
@@ -67,10 +71,39 @@ def write(name: str, title: str, lines: dict[str, Line], out: Path) -> tuple[str
     doubts = {line.paper.doubt for line in lines.values() if line.paper and line.paper.doubt}
     note += "".join(f" The paper's figures marked * are {doubt}." for doubt in sorted(doubts))
     results.write_text(md, f"# {title}\n\n{table}\n{note}\n")
+    plots.save(
+        _bars(title, bars) if len(bars) <= len(plots.COLOURS) else _curves(title, lines), png
+    )
+    return table, note, files
+
+
+def _bars(title: str, bars: dict[str, list[plots.Bar]]):
     groups = {"no attack": ["clean"]}
     groups |= {f"eps = {eps:g}": ["noise", "FGSM", "PGD\n(paper's)", "worst\ncase"] for eps in EPS}
-    plots.save(plots.accuracy_bars(title, groups, bars), png)
-    return table, note, files
+    return plots.accuracy_bars(title, groups, bars)
+
+
+def _curves(title: str, lines: dict[str, Line]):
+    """Over m where every cell reads all fibres, over k where it reads a few."""
+    shown = {
+        "clean": "clean",
+        "FGSM 0.1": "fgsm_0.1",
+        "PGD 0.1": "pgd_0.1",
+        "worst 0.1": "worst_0.1",
+    }
+    panels: dict[str, list[plots.Curve]] = {}
+    for wiring, label, size in (
+        ("full", "granule cells m, FC", "granule_cells"),
+        ("random", "fan-in k, RC", "fan_in"),
+    ):
+        for ltd in (False, True):
+            of = [(line.anatomy[size], line) for line in lines.values()
+                  if (line.anatomy["wiring"], line.anatomy["ltd"]) == (wiring, ltd)]  # fmt: skip
+            bars = {a: {n: line.bar(column) for n, line in of} for a, column in shown.items()}
+            if of:
+                name = "with LTD" if ltd else "without LTD"
+                panels.setdefault(label, []).append(plots.Curve(name, bars, dashed=not ltd))
+    return plots.accuracy_curves(title, panels)
 
 
 def _protocol(records: list[dict]) -> str:

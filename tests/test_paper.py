@@ -269,3 +269,21 @@ def test_any_table_at_its_own_batch_size(few, tmp_path):
     assert circuits["RC k=784"]["fan_in"] == 64 and circuits["RC k=784"]["wiring"] == "random"
     assert circuits["RC + LTD k=2"]["ltd"] and circuits["RC + LTD k=2"]["fan_in"] == 2
     assert done.table.count("ours") == 3 and (tmp_path / "table7.csv").exists()
+
+
+def test_a_long_table_is_drawn_as_curves():
+    def line(row):
+        anatomy = vars(row) | {"seed": 0}
+        record = {"recipe": {"circuit": anatomy}}
+        record["accuracy"] = {"worst_0.1": 0.01} | {k: v / 100 for k, v in row.accuracy.items()}
+        return tables.Line([record], row)
+
+    rows = TABLES["table6"].rows
+    figure = tables._curves("t", {name: line(row) for name, row in rows.items()})
+    full, random = figure.axes
+    assert full.get_xlabel() == "granule cells m, FC" and random.get_xlabel() == "fan-in k, RC"
+    drawn = {line.get_label(): line for line in random.get_lines()}
+    k, shares = drawn["PGD 0.1, with LTD"].get_data()
+    assert list(k) == [1, 2, 4, 10, 50, 200, 784]
+    assert shares == pytest.approx([33.6, 57.3, 55.8, 24.4, 17.6, 14.8, 13.2])
+    assert list(drawn["worst 0.1, without LTD"].get_ydata()) == [1.0] * 7
