@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from .adversarial import AdversarialSet
 from .attackable import evaluating
-from .attacks import FGSM, PGD, Noise
+from .attacks import FGSM, PGD, AttackResult, Noise
 from .errors import expect, expect_integer
 from .labels import check_labels, decide
 
@@ -26,7 +27,8 @@ class Row:
     @property
     def name(self) -> str:
         """The attack and what tells it from its like, e.g. "PGD margin" or "Noise uniform"."""
-        return f"{self.attack} {self.settings.get('loss', self.settings.get('kind', ''))}".strip()
+        name = f"{self.attack} {self.settings.get('loss', self.settings.get('kind', ''))}".strip()
+        return f"{name}, targeted" if self.settings.get("targeted") else name
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,20 @@ class Evaluation:
     """eps -> share of pictures decided right when clean AND under every attack at this eps or at
     a smaller one (whose ball lies inside). An upper bound of the robust accuracy: it says what
     these attacks did not manage."""
+    survived: dict[float, Tensor] = field(repr=False, compare=False)
+    """eps -> (n,) bool, picture by picture what `worst_case` is the mean of."""
+    attacked: AdversarialSet = field(repr=False, compare=False)
+    """At each eps the pictures that fooled the network, each made at the smallest eps that did, and
+    the clean ones of those that survived: to be saved, and verified by others."""
 
     def as_dict(self) -> dict:
-        """For JSON, whose keys are strings: worst_case has str(eps)."""
-        return asdict(self) | {"worst_case": {str(e): a for e, a in self.worst_case.items()}}
+        """For JSON, whose keys are strings: worst_case has str(eps). Without the pictures."""
+        return {
+            "n": self.n,
+            "clean": self.clean,
+            "rows": [asdict(row) for row in self.rows],
+            "worst_case": {str(e): a for e, a in self.worst_case.items()},
+        }
 
     def __str__(self) -> str:
         pictures = "picture" if self.n == 1 else "pictures"
@@ -65,12 +77,31 @@ class Evaluation:
         return "\n".join([f"{self.n:,} {pictures}", text[0], rule, *text[1:]])
 
 
+TARGETS = 3
+"""Wrong classes that a targeted attack aims at, one after another, the likeliest first."""
+
+
 def worst_case_suite(eps: float | Sequence[float] = 0.1) -> list[PGD]:
     """The attacks whose per-picture worst case is reported: PGD over mse, ce and margin.
 
     One loss alone can mislead: mse and ce may climb without coming nearer to the boundary.
     """
     return [PGD(eps, loss=loss) for loss in ("mse", "ce", "margin")]
+
+
+def full_suite(
+    eps: float | Sequence[float] = 0.1, classes: int = 10, restarts: int = 5
+) -> list[Noise | FGSM | PGD]:
+    """Noise, FGSM and PGD over every loss that c = `classes` outputs have, a targeted PGD on the
+    margin, and one with restarts: what a robust accuracy should withstand before it is reported.
+    """
+    losses = ("mse", "ce", "margin", "dlr")[: 4 if classes >= 3 else 3]
+    attacks: list[Noise | FGSM | PGD] = [Noise(eps), Noise(eps, draws=10, kind="corner")]
+    for loss in losses:
+        attacks += [FGSM(eps, loss=loss), PGD(eps, loss=loss)]
+    if classes >= 3:
+        attacks.append(PGD(eps, loss="margin", targeted=True))
+    return [*attacks, PGD(eps, loss="margin", restarts=restarts, seed=1)]
 
 
 def accuracy(net: nn.Module, pictures: Iterable[Tensor], batch_size: int = 256) -> float:
@@ -81,7 +112,9 @@ def accuracy(net: nn.Module, pictures: Iterable[Tensor], batch_size: int = 256) 
     """
     with evaluating(net):
         x, y = _pictures(net, pictures, None)
-        return _right(net, x, y, batch_size).double().mean().item()
+        logits = _logits(net, x, batch_size)
+        check_labels(y, logits.shape[1], "pictures")
+        return (decide(logits) == y).double().mean().item()
 
 
 def evaluate(
@@ -96,43 +129,89 @@ def evaluate(
 
     `pictures` as in `accuracy`; `limit` takes the first that many. `attacks` are untargeted
     `Noise`, `FGSM`, `PGD`, each with one eps or several; None: noise, FGSM and
-    `worst_case_suite` at eps = 0.1. `progress` shows a bar per attack on a terminal.
+    `worst_case_suite` at eps = 0.1. A targeted attack aims at the `TARGETS` likeliest wrong classes
+    of each picture in turn; any wrong decision counts. `progress` shows a bar per attack on a
+    terminal.
     """
     if attacks is None:
         attacks = [Noise(0.1), FGSM(0.1), *worst_case_suite(0.1)]
     attacks = _checked(attacks)
     with evaluating(net):
         x, y = _pictures(net, pictures, limit)
-        right = _right(net, x, y, batch_size)
-        clean, rows, survived = right.double().mean().item(), [], {}
+        logits = _logits(net, x, batch_size)
+        check_labels(y, logits.shape[1], "pictures")
+        right = decide(logits) == y
+        clean, rows, found = right.double().mean().item(), [], {}
         for attack in attacks:
+            aims = _wrong_classes(logits, y) if getattr(attack, "targeted", False) else [y]
             levels = len(attack.eps) if isinstance(attack.eps, tuple) else 1
-            with _bar(type(attack).__name__, levels * len(x), progress) as bar:
+            with _bar(type(attack).__name__, levels * len(aims) * len(x), progress) as bar:
                 update = None if bar is None else bar.update
-                results = attack.attack(net, x, y, batch_size=batch_size, progress=update)
-            for r in results if isinstance(results, list) else [results]:
-                eps = r.settings["eps"]
-                rows.append(Row(r.attack, eps, r.accuracy, r.seconds, r.settings))
-                survived[eps] = survived.get(eps, right) & ~r.success
+                tried = [
+                    attack.attack(net, x, aim, batch_size=batch_size, progress=update)
+                    for aim in aims
+                ]
+            for results in zip(*(r if isinstance(r, list) else [r] for r in tried), strict=True):
+                rows.append(_row(results))
+                at = found.setdefault(rows[-1].eps, _Fooled(x, right))
+                for result in results:
+                    at.add(result)
 
-    worst_case = {}
-    for eps in sorted(survived):
-        right = right & survived[eps]
-        worst_case[eps] = right.double().mean().item()
-    return Evaluation(len(x), clean, rows, worst_case)
+    survived, attacked, smaller = {}, {}, _Fooled(x, right)
+    for eps in sorted(found):
+        smaller.add_all(found[eps])
+        survived[eps], attacked[eps] = smaller.right.clone(), smaller.pictures.clone()
+    worst_case = {eps: alive.double().mean().item() for eps, alive in survived.items()}
+    bounds = next((attack.bounds for attack in attacks if hasattr(attack, "bounds")), (0.0, 1.0))
+    about = {"attacks": [asdict(row) for row in rows]}
+    pictures = AdversarialSet(x, y, attacked, bounds, about)
+    return Evaluation(len(x), clean, rows, worst_case, survived, pictures)
+
+
+class _Fooled:
+    """Which pictures are still decided right, and the pictures that fooled the network."""
+
+    def __init__(self, x: Tensor, right: Tensor):
+        self.pictures, self.right = x.clone(), right.clone()
+
+    def add(self, result: AttackResult) -> None:
+        self._take(result.success, result.adversarial)
+
+    def add_all(self, other: "_Fooled") -> None:
+        self._take(~other.right, other.pictures)
+
+    def _take(self, fooled: Tensor, pictures: Tensor) -> None:
+        new = fooled & self.right
+        self.pictures[new] = pictures[new]
+        self.right &= ~fooled
+
+
+def _row(results: Sequence[AttackResult]) -> Row:
+    """One attack at one eps, at however many classes it was aimed."""
+    fooled = torch.stack([result.success for result in results]).any(0)
+    accuracy = (~fooled).double().mean().item()
+    first, seconds = results[0], sum(result.seconds for result in results)
+    return Row(first.attack, first.settings["eps"], accuracy, seconds, first.settings)
+
+
+def _wrong_classes(logits: Tensor, y: Tensor) -> list[Tensor]:
+    """The likeliest wrong class of every picture, the second likeliest ...: `TARGETS` of them."""
+    classes = logits.shape[1]
+    expect(
+        classes >= 3,
+        "attacks",
+        f"a targeted attack on {classes} output{'s' if classes > 1 else ''}",
+        "at least 3 outputs, where there is a wrong class to choose",
+        "Attack untargeted.",
+    )
+    others = logits.scatter(1, y.unsqueeze(1), float("-inf"))
+    return list(others.topk(min(TARGETS, classes - 1), dim=1).indices.T)
 
 
 @torch.no_grad()
-def _right(net: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """(N,) bool: is the decision right?"""
+def _logits(net: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     expect_integer(batch_size, "batch_size", 1, "256 suits most models.")
-    decisions = []
-    for part in x.split(batch_size):
-        logits = net(part)
-        if not decisions:
-            check_labels(y, logits.shape[1], "pictures")
-        decisions.append(decide(logits))
-    return torch.cat(decisions) == y
+    return torch.cat([net(part) for part in x.split(batch_size)])
 
 
 def _pictures(
@@ -165,13 +244,6 @@ def _checked(attacks: Iterable) -> list:
             repr(attack),
             "a list of attacks",
             "Pass instances, in brackets: [Noise(0.1), PGD(0.1)].",
-        )
-        expect(
-            not getattr(attack, "targeted", False),
-            "attacks",
-            repr(attack),
-            "untargeted attacks, for the labels of the pictures are the true ones",
-            "Call its attack(net, x, wanted) instead.",
         )
     return attacks
 

@@ -87,12 +87,20 @@ def suite(
     }
 
 
-def attack_all(net: Cerebellum, pictures: Pictures, attacks: dict[str, Noise | FGSM | PGD]) -> dict:
+def attack_all(
+    net: Cerebellum,
+    pictures: Pictures,
+    attacks: dict[str, Noise | FGSM | PGD],
+    save: Path | None = None,
+) -> dict:
     """What a record holds of an evaluation.
 
     accuracy: {"clean", "<attack>_<eps>" ..., "worst_<eps>" ...}, 0..1; evaluation: all its rows.
+    save: a file for the pictures of the worst case.
     """
     evaluation = evaluate(net, pictures, list(attacks.values()))
+    if save is not None:
+        evaluation.attacked.save(save)
     names = [f"{name}_{eps:g}" for name, attack in attacks.items() for eps in attack.eps]
     accuracy = {"clean": evaluation.clean}
     accuracy |= {name: row.accuracy for name, row in zip(names, evaluation.rows, strict=True)}

@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from cerebsim import backends, checkpoint, cli, paper, results, trials
+from cerebsim import backends, checkpoint, cli, cli_examine, paper, results, trials
+from cerebsim.adversarial import AdversarialSet
 from cerebsim.cli import main, parse
 from cerebsim.config import PRESETS
 
@@ -71,8 +72,30 @@ def test_attack_prints_every_attack_and_keeps_a_record(trained, capsys, monkeypa
         f"{100 * accuracy['worst_0.05']:.2f}", f"{100 * accuracy['worst_0.2']:.2f}"
     ]  # fmt: skip
     assert accuracy["worst_0.2"] < accuracy["clean"]
-    monkeypatch.setattr(cli, "attack_all", lambda *a: pytest.fail("attacks again"))
+    monkeypatch.setattr(cli_examine, "attack_all", lambda *a: pytest.fail("attacks again"))
     assert run(capsys, *words) == (code, out, "")
+
+
+def test_saved_pictures_are_verified_from_their_file(trained, tmp_path, capsys):
+    file = tmp_path / "sets" / "attacked.safetensors"
+    words = ["attack", trained, "--eps", 0.05, 0.1, "--limit", 30, "--save", file]
+    code, out, err = run(capsys, *words)
+    assert code == 0 and f"cerebsim verify {file} --model {trained}" in out, err
+    (worst,) = [line for line in out.splitlines() if "worst case" in line]
+    shares = [cell.strip() for cell in worst.split("|")[2:4]]
+    code, out, err = run(capsys, "verify", file, "--model", trained)
+    assert code == 0, err
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[2:]]
+    assert [row[-1] for row in table[3:5]] == shares
+    assert float(table[3][1]) <= 0.05 + 1e-6
+    file.unlink()  # the record is there: the pictures are made again
+    assert run(capsys, *words)[0] == 0 and file.exists()
+
+    cheat = AdversarialSet.load(file)
+    cheat.attacked[0.05] = cheat.attacked[0.1]
+    cheat.save(file)
+    code, out, err = run(capsys, "verify", file, "--model", trained)
+    assert code == 2 and "eps 0.05: a pixel moved by 0.1" in err and "nan" in out
 
 
 def test_attack_with_one_loss(trained, capsys):
@@ -90,7 +113,7 @@ def test_analyze_prints_draws_and_keeps_a_record(trained, capsys, monkeypatch):
     layers = results.read(record)["layers"]
     assert layers["MF"]["n"] == 64 and 1 < layers["GC"]["dimension"] < 49
     assert f"{layers['GC']['dimension']:.1f}" in out
-    monkeypatch.setattr(cli, "analyze", lambda *a: pytest.fail("analyzes again"))
+    monkeypatch.setattr(cli_examine, "analyze", lambda *a: pytest.fail("analyzes again"))
     assert run(capsys, *words) == (code, out, "")
 
 
@@ -136,7 +159,7 @@ def test_a_flag_that_is_not_there_is_exit_2(words, capsys):
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["reproduce", "train", "attack", "analyze", "doctor"])
+@pytest.mark.parametrize("command", ["reproduce", "train", "attack", "verify", "analyze", "doctor"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from cerebsim import Cerebellum
 from cerebsim.attacks import FGSM, PGD, Noise
 from cerebsim.errors import ArgumentError
-from cerebsim.evaluation import accuracy, evaluate, worst_case_suite
+from cerebsim.evaluation import accuracy, evaluate, full_suite, worst_case_suite
 
 
 def task(n=60, d=16, c=3, seed=0):
@@ -97,6 +98,46 @@ def test_the_default_attacks():
     assert all(a.eps == (0.1, 0.3) and a.keep == "best" for a in suite)
 
 
+def test_the_full_suite():
+    net, pictures = task()
+    whole = evaluate(net, pictures, full_suite(0.05, classes=3, restarts=2))
+    names = [row.name for row in whole.rows]
+    assert names == [
+        "Noise uniform", "Noise corner", "FGSM mse", "PGD mse", "FGSM ce", "PGD ce", "FGSM margin",
+        "PGD margin", "FGSM dlr", "PGD dlr", "PGD margin, targeted", "PGD margin",
+    ]  # fmt: skip
+    assert whole.worst_case[0.05] <= min(row.accuracy for row in whole.rows)
+    assert "dlr" not in {attack.loss for attack in full_suite(classes=2) if hasattr(attack, "loss")}
+    assert not any(getattr(attack, "targeted", False) for attack in full_suite(classes=1))
+
+
+def test_a_targeted_attack_aims_at_the_likeliest_wrong_classes():
+    net, (x, y) = task()
+    attack = PGD(0.05, loss="margin", targeted=True, steps=7)
+    found = evaluate(net, (x, y), [attack])
+    logits = net(x).detach()
+    others = logits.scatter(1, y[:, None], float("-inf")).argsort(1, descending=True)[:, :2]
+    fooled = torch.zeros(len(x), dtype=torch.bool)
+    for aim in others.T:
+        fooled |= attack.attack(net, x, aim).success
+    assert torch.equal(found.survived[0.05], ~fooled & (logits.argmax(1) == y))
+    assert found.rows[0].accuracy == (~fooled).double().mean().item()
+    assert fooled.any() and not fooled.all()
+
+
+def test_the_attacked_pictures_are_the_worst_case_itself():
+    net, (x, y) = task()
+    found = evaluate(net, (x, y), [FGSM([0.02, 0.1], loss="mse"), PGD([0.02, 0.05], steps=5)])
+    assert list(found.attacked.attacked) == [0.02, 0.05, 0.1]
+    for eps, pictures in found.attacked.attacked.items():
+        assert accuracy(net, (pictures, y)) == found.worst_case[eps]
+        assert torch.equal(net(pictures).argmax(1) == y, found.survived[eps])
+        alive = found.survived[eps] | (net(x).argmax(1) != y)
+        assert torch.equal(pictures[alive], x[alive])
+        assert float((pictures - x).abs().max()) <= eps + 1e-6
+    assert found.survived[0.1].sum() < found.survived[0.02].sum()
+
+
 def test_limit_takes_the_first_pictures():
     net, (x, y) = task()
     part = evaluate(net, (x, y), [FGSM(0.1)], limit=7)
@@ -144,13 +185,23 @@ def test_a_bar_on_a_terminal_only(monkeypatch, capsys):
         assert ("FGSM" in sys.stderr.getvalue()) == wanted
 
 
+TWO = (torch.rand(2, 16), torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"attacks": PGD(0.1)}, r"attacks: got PGD\(.*, expected a list of attacks"),
         ({"attacks": ["pgd"]}, "attacks: got 'pgd'"),
         ({"attacks": [PGD]}, "attacks: got <class"),
-        ({"attacks": [PGD(0.1, targeted=True)]}, "untargeted attacks"),
+        (
+            {"net": Cerebellum(16, 50, 1), "attacks": [PGD(0.1, targeted=True)], "pictures": TWO},
+            "attacks: got a targeted attack on 1 output, expected at least 3 outputs",
+        ),
+        (
+            {"net": Cerebellum(16, 50, 2), "attacks": [PGD(0.1, loss="dlr")], "pictures": TWO},
+            "loss: got 'dlr' with 2",
+        ),
         ({"limit": 0}, "limit: got 0"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"net": lambda x: x}, "model: got function"),

@@ -21,9 +21,11 @@ FLOORS = (
     ("layers", "checkpoint"),
     ("learning", "losses", "attackable", "ascent", "attacks", "mnist", "folder", "data", "results"),
     ("model",),
-    ("analysis", "evaluation", "trials", "plots", "doctor"),
+    ("adversarial", "analysis", "evaluation", "trials", "plots", "doctor"),
     ("jobs", "tables"),
     ("paper",),
+    ("cli_make",),
+    ("cli_examine",),
     ("cli",),
     ("__init__", "__main__"),
 )
