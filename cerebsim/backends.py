@@ -51,10 +51,12 @@ class Backend:
         return None
 
 
+@cache  # torch asks the driver every time
 def _no_cuda() -> str | None:
     return import_module("cerebsim.native_cuda").unavailable()
 
 
+@cache
 def _no_triton() -> str | None:
     if find_spec("triton") is None:
         return "Triton is not installed; it comes with torch for CUDA, or by pip install triton"

@@ -214,6 +214,18 @@ def test_a_backend_asked_for_by_name_serves_or_raises(monkeypatch):
         network().float()(pictures())
 
 
+def test_every_backend_says_why_it_is_not_there():
+    status = backends.status()
+    assert list(status) == ["cpu", "cuda", "triton", "reference"]
+    assert status["reference"] is None
+    if not torch.cuda.is_available():
+        assert "no CUDA device" in status["triton"]
+        assert status["cuda"]
+        for name in ("cuda", "triton"):
+            with use_backend(name), pytest.raises(BackendUnavailable, match=name):
+                network()(pictures())
+
+
 def test_auto_falls_back_and_says_so_once(monkeypatch, caplog):
     backends._say_once.cache_clear()
     monkeypatch.delenv("CEREBSIM_BACKEND", raising=False)
