@@ -39,7 +39,7 @@ gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(INSTALLED))
 
 # Built beside the venv's own setuptools and pybind11, so that a changed C++ file is rebuilt
 # without the network. (The isolated build is what `pip install .` does; .ci/run checks it.)
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'setuptools>=77' 'pybind11>=2.13'
 	$(BIN)/python -m pip install --no-build-isolation --editable '.[test,dev]'

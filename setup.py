@@ -2,13 +2,22 @@
 
 The sources know nothing of torch, so the build needs only a C++17 compiler and pybind11, and one
 wheel serves every torch. No -march=native: the sources pick the instruction set when they load.
+
+Where nvcc is found (CUDA_HOME, or the PATH) the CUDA kernels are built too, with the CUDA runtime
+linked in, so that the wheel also imports on a machine without a GPU. CEREBSIM_CUDA=0 leaves them
+out, CEREBSIM_CUDA=1 insists on them.
 """
 
+import os
+import shutil
+import subprocess
 import sys
 from glob import glob
+from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.errors import CompileError
 
 if sys.platform == "win32":
     compile_args, link_args = ["/O2"], []
@@ -23,6 +32,70 @@ else:
     ]
     link_args = ["-pthread"]
 
+# Machine code for A100 and H100; PTX for what comes after. See cerebsim/native_cuda.py.
+NVCC_ARGS = [
+    "-O3",
+    "-std=c++17",
+    "--threads=2",
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=[sm_90,compute_90]",
+    "-Werror=all-warnings",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
+]
+
+
+def find_nvcc() -> str | None:
+    """nvcc of CUDA_HOME or the PATH, unless CEREBSIM_CUDA=0; said why not, where there is none."""
+    asked = os.environ.get("CEREBSIM_CUDA", "")
+    if asked not in ("", "0", "1"):
+        raise CompileError(f"CEREBSIM_CUDA: got {asked!r}, expected 0, 1 or nothing")
+    if asked == "0":
+        print("cerebsim: the CUDA kernels are left out, since CEREBSIM_CUDA=0")
+        return None
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which("nvcc", path=os.path.join(home, "bin") if home else None)
+    if nvcc is None or sys.platform == "win32":
+        missing = f"nvcc is not in {home}/bin (CUDA_HOME)" if home else "nvcc is not on the PATH"
+        if sys.platform == "win32":
+            missing = "they are not built on Windows"
+        if asked == "1":
+            raise CompileError(f"CEREBSIM_CUDA=1, but {missing}: install the CUDA toolkit")
+        print(f"cerebsim: the CUDA kernels are left out: {missing}")
+        return None
+    return nvcc
+
+
+def find_cudart(nvcc: str) -> str:
+    """The folder of libcudart_static.a. nvcc says where its toolkit is, though it be a wrapper."""
+    command = [nvcc, "--dryrun", "-x", "cu", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    tops = [line.partition("=")[2] for line in said.splitlines() if line.startswith("#$ TOP=")]
+    top = tops[0] if tops else os.path.join(os.path.dirname(nvcc), "..")
+    for folder in ("lib64", "lib", "targets/*/lib"):
+        for library in sorted(Path(top.strip()).glob(f"{folder}/libcudart_static.a")):
+            return str(library.parent)
+    raise CompileError(f"no libcudart_static.a in {top}; CEREBSIM_CUDA=0 builds without CUDA")
+
+
+class BuildExtensions(build_ext):
+    """Lets nvcc compile csrc/cuda.cu to an object that the C++ compiler links."""
+
+    def build_extension(self, extension):
+        if extension is cuda:
+            folder = Path(self.build_temp)
+            folder.mkdir(parents=True, exist_ok=True)
+            kernels = str(folder / "cuda.o")
+            command = [nvcc, *NVCC_ARGS, "-c", "csrc/cuda.cu", "-o", kernels]
+            print(*command)
+            if subprocess.run(command).returncode != 0:
+                raise CompileError(
+                    "nvcc cannot compile csrc/cuda.cu; CEREBSIM_CUDA=0 leaves it out"
+                )
+            extension.extra_objects.append(kernels)
+            extension.library_dirs.append(find_cudart(nvcc))
+        super().build_extension(extension)
+
+
 cpu = Pybind11Extension(
     "cerebsim._cpu",
     sources=[*sorted(glob("csrc/cpu*.cpp")), "csrc/bind_cpu.cpp"],
@@ -31,5 +104,21 @@ cpu = Pybind11Extension(
     extra_compile_args=compile_args,
     extra_link_args=link_args,
 )
+extensions = [cpu]
 
-setup(ext_modules=[cpu])
+nvcc = find_nvcc()
+cuda = None
+if nvcc is not None:
+    cuda = Pybind11Extension(
+        "cerebsim._cuda",
+        sources=["csrc/bind_cuda.cpp"],
+        depends=[*glob("csrc/*.h"), "csrc/cuda.cu"],
+        cxx_std=17,
+        extra_compile_args=["-O2"],
+        libraries=["cudart_static", "rt", "dl"],
+        extra_link_args=link_args,
+        optional=os.environ.get("CEREBSIM_CUDA") != "1",  # a broken nvcc costs CUDA, not cerebsim
+    )
+    extensions.append(cuda)
+
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions})

@@ -19,7 +19,7 @@ FLOAT64 = 1e-9
 # differs.
 FLOAT32 = 1e-5
 
-# The Triton kernels sum in float32 and bring a result once to the dtype of x: half a unit in the
+# The GPU kernels sum in float32 and bring a result once to the dtype of x: half a unit in the
 # last place, relative to the value itself, on top of BACKEND. A whole unit for bfloat16, since
 # Triton's interpreter cuts where a GPU rounds.
 ROUNDED_ONCE = {torch.float32: 0, torch.bfloat16: 2**-7, torch.float16: 2**-11}
