@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/cerebsim reproduce table2 --data digits --out runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -69,9 +69,9 @@ def _no_triton() -> str | None:
 
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# Tried from the top. "cuda" stands before "triton" because it alone learns a whole run of batches
-# in one launch and keeps x in shared memory; this order is reasoned, not measured: neither has run
-# on a GPU yet.
+# Tried from the top. "cuda" stands before "triton" because it keeps x in shared memory, needs three
+# launches for a batch where Triton needs six, and learns picture by picture in one launch for a
+# whole run. That is counted, not measured: neither has run on a GPU yet.
 BACKENDS = {
     "cpu": Backend("cerebsim.native", ("cpu",), (torch.float32,), native.unavailable),
     "cuda": Backend("cerebsim.native_cuda", ("cuda",), _GPU_DTYPES, _no_cuda),

@@ -28,6 +28,10 @@ class DataNotFound(CerebsimError, FileNotFoundError):
     """Pictures are neither on this machine nor to be had."""
 
 
+class OutOfMemory(CerebsimError, MemoryError):
+    """A GPU has not the memory that an operation needs."""
+
+
 class LearningInterrupted(KeyboardInterrupt):
     """Ctrl-C while learning: `done` pictures of the call were learned whole, with outputs `y`."""
 

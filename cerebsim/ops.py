@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import astuple, dataclass
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from . import backends
 from .config import LearningConfig
-from .errors import ArgumentError, expect
+from .errors import ArgumentError, OutOfMemory, expect
 from .wiring import Wired
 
 _J = "int d, Tensor? indices, Tensor weights, Tensor? thresholds"
@@ -296,7 +297,25 @@ _KERNELS = {
     "circuit_backward_W": (_circuit_backward_W, _circuit_backward_W_fake),
     "learn_": (_learn, _learn_fake),
 }
+
+
+def _with_remedy(name: str, kernel: Callable) -> Callable:
+    """The kernel; where a GPU's memory does not suffice, torch's words for need and have and ours
+    for what to do."""
+
+    @wraps(kernel)
+    def run(*arguments):
+        try:
+            return kernel(*arguments)
+        except torch.OutOfMemoryError as error:
+            said = ". ".join(str(error).split(". ")[:3])  # tried to allocate; capacity; free
+            remedy = "Use smaller batches or fewer granule cells, or free what else is there."
+            raise OutOfMemory(f"{name}: {said}. {remedy}") from error
+
+    return run
+
+
 for _name, (_kernel, _fake) in _KERNELS.items():
     torch.library.define(f"cerebsim::{_name}", _SCHEMAS[_name])
-    torch.library.impl(f"cerebsim::{_name}", "default", _kernel)
+    torch.library.impl(f"cerebsim::{_name}", "default", _with_remedy(_name, _kernel))
     torch.library.register_fake(f"cerebsim::{_name}", _fake)

@@ -9,6 +9,7 @@ from tolerances import BACKEND, FLOAT32, assert_close_to_largest
 from cerebsim import ops, reference
 from cerebsim.backends import use_backend
 from cerebsim.config import CircuitConfig
+from cerebsim.errors import OutOfMemory
 from cerebsim.wiring import Wiring
 
 
@@ -358,3 +359,22 @@ def test_the_number_of_threads_changes_no_bit(kind):
     for threads in (2, 3, 4):
         for name, value in results[1].items():
             assert torch.equal(results[threads][name], value), (name, threads)
+
+
+def test_too_little_memory_is_told_with_need_have_and_remedy(monkeypatch):
+    """In torch's own words of a GPU; a test on one is in test_cuda.py."""
+    said = (
+        "CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has a total capacity of 79.25 GiB "
+        "of which 1.50 GiB is free. Process 7 has 77 GiB memory in use. Of the allocated memory ..."
+    )
+
+    def granule(*arguments):
+        raise torch.OutOfMemoryError(said)
+
+    monkeypatch.setattr(reference, "granule", granule)
+    case = Case()
+    with use_backend("reference"), pytest.raises(OutOfMemory) as error:
+        ops.granule(case.x, case.J)
+    message = str(error.value)
+    assert message.startswith("granule: CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has")
+    assert "1.50 GiB is free. Use smaller batches" in message and "Process" not in message
