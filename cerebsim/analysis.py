@@ -4,7 +4,7 @@ Cells are taken in tiles, so that memory holds P x tile numbers and the P x P Gr
 pictures), never B m or m m.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -57,11 +57,11 @@ def analyze(net: Cerebellum, x: Tensor, tile: int = TILE) -> dict[str, Layer]:
     x = x.to(net.W.device).flatten(1)
     return {
         "MF": _layer([x], x.shape[1]),
-        "GC": _layer(_tiles(net, x, tile), net.config.granule_cells),
+        "GC": _layer(tiles(net, x, tile), net.config.granule_cells),
     }
 
 
-def _tiles(net: Cerebellum, x: Tensor, tile: int) -> Iterator[Tensor]:
+def tiles(net: Cerebellum, x: Tensor, tile: int) -> Iterator[Tensor]:
     """h of the network (P, cells), tile by tile."""
     d, *J = net.granule.operands
     for first in range(0, net.config.granule_cells, tile):
@@ -69,9 +69,9 @@ def _tiles(net: Cerebellum, x: Tensor, tile: int) -> Iterator[Tensor]:
         yield ops.granule(x, SimpleNamespace(operands=(d, *part)))
 
 
-def _layer(tiles, n: int) -> Layer:
+def _layer(parts: Iterable[Tensor], n: int) -> Layer:
     gram, total, squares, active, sample = 0.0, 0.0, 0.0, 0, []
-    for r in tiles:
+    for r in parts:
         gram = gram + (r @ r.T).double()
         total = total + r.double().sum(1)
         squares = squares + r.double().square().sum(1)

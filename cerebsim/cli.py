@@ -16,6 +16,8 @@ from . import doctor
 from .backends import use_backend
 from .cli_examine import Analyze, Attack, Verify
 from .cli_make import Backend, Reproduce, Train
+from .cli_masking import Masking
+from .cli_transfer import Transfer
 from .config import preset
 from .errors import CerebsimError
 from .trials import circuit_settings
@@ -45,6 +47,8 @@ def parse(words: Sequence[str] | None, train: Train | None = None):
         | Annotated[Attack, tyro.conf.subcommand("attack")]
         | Annotated[Verify, tyro.conf.subcommand("verify")]
         | Annotated[Analyze, tyro.conf.subcommand("analyze")]
+        | Annotated[Transfer, tyro.conf.subcommand("transfer")]
+        | Annotated[Masking, tyro.conf.subcommand("masking")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
     return tyro.cli(

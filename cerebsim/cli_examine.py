@@ -19,7 +19,7 @@ from .data import Data, load_data
 from .errors import CerebsimError, expect
 from .labels import check_labels, decide
 from .model import Cerebellum
-from .trials import LOSSES, attack_all, suite, train_record
+from .trials import LOSSES, attack_all, load, suite, train_record
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Attack:
     again = "Nothing of this attack is kept: the same command begins it anew."
 
     def run(self) -> None:
-        net = Cerebellum.load(self.run_folder, self.device)
+        net = load(self.run_folder, self.device)
         data = data_of(self.run_folder, self.data, self.data_dir)
         attacks = suite(self.eps, self.loss)
         recipe = {
@@ -95,13 +95,14 @@ class Verify:
     again = "The same command begins anew."
 
     def run(self) -> None:
-        net, claimed = Cerebellum.load(self.model, self.device), AdversarialSet.load(self.file)
-        check_labels(claimed.y, len(net.W), "labels of the file")
+        net, claimed = load(self.model, self.device), AdversarialSet.load(self.file)
+        device = next(net.parameters()).device
 
         @torch.no_grad()
         def right(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            parts = [decide(net(part.to(net.W.device))).cpu() for part in x.split(256)]
-            return torch.cat(parts) == y
+            logits = torch.cat([net(part.to(device)).cpu() for part in x.split(256)])
+            check_labels(y, logits.shape[1], "labels of the file")
+            return decide(logits) == y
 
         claims = verify(claimed, right)
         clean = float(right(claimed.x, claimed.y).double().mean())

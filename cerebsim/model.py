@@ -166,8 +166,11 @@ class Cerebellum(nn.Module):
         from its seed.
         """
         tensors, facts = checkpoint.load(Path(path))
+        if "circuit" not in facts["settings"]:
+            where = Path(path) / checkpoint.NAME
+            raise CheckpointError(f"{where}: holds another kind of network, and no Cerebellum.")
         net = cls(**facts["settings"]["circuit"])
-        if net._settings()["J"] != facts["settings"]["J"]:
+        if net._settings()["J"] != facts["settings"].get("J"):
             where = Path(path) / checkpoint.NAME
             raise CheckpointError(f"{where}: this cerebsim draws other synapses J from its seed.")
         with torch.no_grad():

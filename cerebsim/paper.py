@@ -12,11 +12,12 @@ from pathlib import Path
 import safetensors.torch
 
 from . import plots, tables
+from .baselines import CNNConfig, CNNLearning
 from .config import CircuitConfig, LearningConfig, preset
 from .data import Data
 from .errors import CerebsimError, expect, expect_choice
 from .jobs import run_all
-from .published import TABLES, Row, printed
+from .published import TABLES, Baseline, Row, printed
 from .tables import EPS, Line
 from .trials import Trial, circuit_settings
 
@@ -28,7 +29,7 @@ EXAMPLES = {"pgd": "PGD on MSE\n(the paper's)", "sound_margin": "PGD on margin"}
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A table made from records, with a note; the files written; the last circuit's folder."""
+    """A table made from records, with a note; the files written; the last network's folder."""
 
     table: str
     note: str
@@ -60,6 +61,20 @@ def circuit(row: Row, data: Data, seed: int) -> CircuitConfig:
     )
 
 
+def network(
+    row: Row | Baseline, data: Data, seed: int, epochs: int, batch_size: int
+) -> tuple[CircuitConfig | CNNConfig, LearningConfig | CNNLearning]:
+    """What is built for a row, and how it learns.
+
+    The baseline learns by its own recipe, whose batch size no table changes.
+    """
+    if isinstance(row, Baseline):
+        shape = data.train.x[0].shape
+        return CNNConfig(*shape, len(data.classes), seed=seed), CNNLearning(epochs, seed=seed)
+    settings = preset("paper").learning | {"epochs": epochs, "batch_size": batch_size}
+    return circuit(row, data, seed), LearningConfig(**settings, seed=seed)
+
+
 def reproduce(
     name: str,
     data: Data,
@@ -75,13 +90,13 @@ def reproduce(
     """Train the models of a table, attack them, and write records, table and figures.
 
     name: one of `published.TABLES`; seeds: the paper's are 0 and 123; limit: attack only the first
-    that many test pictures; batch_size: None for the table's own; rows: None for all of the
-    table's; device: as a `Cerebellum`'s; jobs: so many processes share the trials. On MNIST the
-    paper's figures for a circuit and batch size stand beside ours, whichever table has them.
-    Trials that have a record in out/records are not run again; a training that was interrupted
-    goes on from its checkpoint in out/circuits; several calls, also of several processes, may work
-    on one folder. Writes out/NAME.csv, .md, .png and out/pictures.png. Raises ArgumentError or
-    CerebsimError (a record that cannot be read).
+    that many test pictures; batch_size: of the circuits, None for the table's own; rows: None for
+    all of the table's; device: as a `Cerebellum`'s; jobs: so many processes share the trials. On
+    MNIST the paper's figures for a circuit and batch size stand beside ours, whichever table has
+    them. Trials that have a record in out/records are not run again; a circuit's training that was
+    interrupted goes on from its checkpoint in out/circuits, the baseline's begins anew; several
+    calls, also of several processes, may work on one folder. Writes out/NAME.csv, .md, .png and
+    out/pictures.png. Raises ArgumentError or CerebsimError (a record that cannot be read).
     """
     expect_choice(name, "name", tuple(TABLES))
     table = TABLES[name]
@@ -92,13 +107,17 @@ def reproduce(
         expect_choice(row, "rows", tuple(table.rows))
     expect(len(rows) > 0, "rows", list(rows), "at least one", "Leave it out for all.")
     data.test.first(limit)  # a limit that is none is told before anything is trained
-    settings = preset("paper").learning | {"epochs": epochs, "batch_size": batch_size}
     trials = [
         Trial(
-            row, circuit(table.rows[row], data, seed), learning, data, Path(out), EPS, limit, device
+            row,
+            *network(table.rows[row], data, seed, epochs, batch_size),
+            data,
+            Path(out),
+            EPS,
+            limit,
+            device,
         )
         for seed in seeds
-        for learning in [LearningConfig(**settings, seed=seed)]
         for row in rows
     ]
     records = run_all(trials, jobs, name)
@@ -106,7 +125,7 @@ def reproduce(
     lines = {
         row: Line(
             of[row],
-            printed(batch_size, table.rows[row].circuit) if data.name == "mnist" else None,
+            printed(batch_size, table.rows[row]) if data.name == "mnist" else None,
         )
         for row in rows
     }

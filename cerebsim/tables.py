@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from . import plots, results
-from .published import Row
+from .published import Baseline, Row
 from .trials import LOSSES
 
 EPS = (0.1, 0.3)
@@ -24,11 +24,16 @@ class Line:
     """A model of a table: its records, one per seed, and what the paper printed, or None."""
 
     records: list[dict]
-    paper: Row | None
+    paper: Row | Baseline | None
 
     @property
     def anatomy(self) -> dict:
+        """Of a circuit as in `CircuitConfig`, of a baseline as in `CNNConfig`."""
         return self.records[0]["recipe"]["circuit"]
+
+    @property
+    def is_circuit(self) -> bool:
+        return "wiring" in self.anatomy
 
     def printed(self, column: str) -> float | None:
         return None if self.paper is None else self.paper.accuracy.get(column)
@@ -48,7 +53,7 @@ def write(name: str, title: str, lines: dict[str, Line], out: Path) -> tuple[str
     long = [
         {
             "model": model,
-            **{key: lines[model].anatomy[key] for key in _ANATOMY},
+            **{key: lines[model].anatomy.get(key, "") for key in _ANATOMY},
             "column": column,
             "paper": bar.paper,
             "ours": round(bar.mean, 4),
@@ -63,13 +68,16 @@ def write(name: str, title: str, lines: dict[str, Line], out: Path) -> tuple[str
         for column, bar in zip(columns, bars[model], strict=True)
     ]
     results.write_text(csv, pd.DataFrame(long).to_csv(index=False))
+    doubts = [line.paper.doubt for line in lines.values() if line.paper and line.paper.doubt]
+    marks = {doubt: " " + "*" * (i + 1) for i, doubt in enumerate(dict.fromkeys(doubts))}
     table = results.markdown(
         ["model", "", *(_heading(column) for column in columns)],
-        [row for model, line in lines.items() for row in _rows(model, line, bars[model])],
+        [row for model, line in lines.items() for row in _rows(model, line, bars[model], marks)],
     )
-    note = f"{_protocol(next(iter(lines.values())).records)} {NOTE}"
-    doubts = {line.paper.doubt for line in lines.values() if line.paper and line.paper.doubt}
-    note += "".join(f" The paper's figures marked * are {doubt}." for doubt in sorted(doubts))
+    note = f"{_protocol(list(lines.values()))} {NOTE}"
+    note += "".join(
+        f" The paper's figures marked{mark} are {doubt}." for doubt, mark in marks.items()
+    )
     results.write_text(md, f"# {title}\n\n{table}\n{note}\n")
     plots.save(
         _bars(title, bars) if len(bars) <= len(plots.COLOURS) else _curves(title, lines), png
@@ -84,7 +92,7 @@ def _bars(title: str, bars: dict[str, list[plots.Bar]]):
 
 
 def _curves(title: str, lines: dict[str, Line]):
-    """Over m where every cell reads all fibres, over k where it reads a few."""
+    """Over m where every cell reads all fibres, over k where it reads a few; no baseline."""
     shown = {
         "clean": "clean",
         "FGSM 0.1": "fgsm_0.1",
@@ -97,8 +105,8 @@ def _curves(title: str, lines: dict[str, Line]):
         ("random", "fan-in k, RC", "fan_in"),
     ):
         for ltd in (False, True):
-            of = [(line.anatomy[size], line) for line in lines.values()
-                  if (line.anatomy["wiring"], line.anatomy["ltd"]) == (wiring, ltd)]  # fmt: skip
+            of = [(line.anatomy[size], line) for line in lines.values() if line.is_circuit
+                  and (line.anatomy["wiring"], line.anatomy["ltd"]) == (wiring, ltd)]  # fmt: skip
             bars = {a: {n: line.bar(column) for n, line in of} for a, column in shown.items()}
             if of:
                 name = "with LTD" if ltd else "without LTD"
@@ -106,14 +114,30 @@ def _curves(title: str, lines: dict[str, Line]):
     return plots.accuracy_curves(title, panels)
 
 
-def _protocol(records: list[dict]) -> str:
-    """What the records of one model say of training and test, as a sentence."""
-    first, seeds = records[0], [record["recipe"]["circuit"]["seed"] for record in records]
+def _protocol(lines: list[Line]) -> str:
+    """What the records say of training and test, as sentences; all circuits learned alike."""
+    circuits = [line for line in lines if line.is_circuit]
+    first, *_ = records = (circuits or lines)[0].records
+    seeds = [record["recipe"]["circuit"]["seed"] for record in records]
     learning, data = first["recipe"]["learning"], first["recipe"]["data"]
-    return (
+    said = (
         f"{learning['epochs']} epochs at batch {learning['batch_size']}, "
         f"seeds {' '.join(map(str, seeds))}, "
         f"the first {first['evaluation']['n']:,} of {data['n_test']:,} test pictures."
+    )
+    return " ".join([said, *(_baseline(line) for line in lines if not line.is_circuit)])
+
+
+def _baseline(line: Line) -> str:
+    """The architecture and the training of a CNN, as a sentence."""
+    cnn, learning = line.anatomy, line.records[0]["recipe"]["learning"]
+    filters, units = (cnn["filters"], 2 * cnn["filters"]), (cnn["hidden"], cnn["classes"])
+    return (
+        "The CNN is ours (Wong & Kolter 2018): "
+        f"convolutions of {filters[0]} and {filters[1]} filters, "
+        f"dense layers of {units[0]} and {units[1]} units; "
+        f"{learning['epochs']} epochs of {learning['rule'].title()} at batch "
+        f"{learning['batch_size']} on the {learning['loss'].upper()}."
     )
 
 
@@ -122,13 +146,15 @@ def _heading(column: str) -> str:
     return f"{attack.upper() if attack in ('fgsm', 'pgd') else attack} {eps}".strip()
 
 
-def _rows(model: str, line: Line, bars: Sequence[plots.Bar]) -> list[list[str]]:
+def _rows(
+    model: str, line: Line, bars: Sequence[plots.Bar], marks: dict[str, str]
+) -> list[list[str]]:
     """The rows of one model: the paper (where there is one), ours, spread, difference."""
     rows = [["ours", *(f"{bar.mean:.1f}" for bar in bars)]]
     if any(bar.high > bar.low for bar in bars):
         rows.append(["range", *(f"{bar.low:.1f}-{bar.high:.1f}" for bar in bars)])
     if line.paper is not None:
-        mark = " *" if line.paper.doubt else ""
+        mark = marks.get(line.paper.doubt, "")
         paper = ["" if bar.paper is None else f"{bar.paper:.1f}{mark}" for bar in bars]
         gap = ["" if bar.paper is None else f"{bar.mean - bar.paper:+.1f}" for bar in bars]
         rows = [["paper", *paper], *rows, ["difference", *gap]]

@@ -1,4 +1,8 @@
-"""Floor 7: a circuit that learns once and is attacked once, and what the records keep of it."""
+"""Floor 7: a network that learns once and is attacked once, and what the records keep of it.
+
+A network is a circuit or a baseline: a `Cerebellum` of a `CircuitConfig`, which learns by a
+`LearningConfig`, or a `CNN` of a `CNNConfig`, which learns by a `CNNLearning`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import backends, results
+from . import backends, checkpoint, results
 from .attacks import FGSM, PGD, Noise
+from .baselines import CNN, CNNConfig, CNNLearning
 from .config import CircuitConfig, LearningConfig, preset
 from .data import Data, Pictures
 from .evaluation import evaluate
@@ -17,6 +22,7 @@ from .labels import decide
 from .model import Cerebellum
 
 LOSSES = ("mse", "ce", "margin")
+Network = Cerebellum | CNN
 
 
 def circuit_settings(name: str, wiring: str) -> dict:
@@ -26,7 +32,9 @@ def circuit_settings(name: str, wiring: str) -> dict:
     return {key: settings[key] for key in settings if key != "replacement" or wiring == "random"}
 
 
-def training_recipe(data: Data, circuit: CircuitConfig, learning: LearningConfig) -> dict:
+def training_recipe(
+    data: Data, circuit: CircuitConfig | CNNConfig, learning: LearningConfig | CNNLearning
+) -> dict:
     """What makes two trainings the same."""
     return {
         "name": f"train {data.name} seed {circuit.seed}",
@@ -38,21 +46,22 @@ def training_recipe(data: Data, circuit: CircuitConfig, learning: LearningConfig
 
 def train_once(
     data: Data,
-    circuit: CircuitConfig,
-    learning: LearningConfig,
+    circuit: CircuitConfig | CNNConfig,
+    learning: LearningConfig | CNNLearning,
     out: str | Path,
     device: str = "cpu",
-) -> tuple[Cerebellum, dict]:
-    """A circuit that learned these pictures, and its record out/train.json.
+) -> tuple[Network, dict]:
+    """A network that learned these pictures, and its record out/train.json.
 
-    Where the record exists the circuit is loaded from beside it; an interrupted training goes on
-    from its checkpoint. Raises CerebsimError if out holds another circuit.
+    Where the record exists the network is loaded from beside it; an interrupted training of a
+    circuit goes on from its checkpoint. Raises CerebsimError if out holds another network.
     """
     out, trained = Path(out), None
+    kind = CNN if isinstance(circuit, CNNConfig) else Cerebellum
 
     def run() -> dict:
         nonlocal trained
-        trained = Cerebellum(**asdict(circuit), device=device)
+        trained = kind(**asdict(circuit), device=device)
         history = trained.fit(data.train, data.test, **asdict(learning), out=out)
         return {
             "history": asdict(history),
@@ -62,11 +71,20 @@ def train_once(
 
     recipe = training_recipe(data, circuit, learning)
     record = results.run_once_at(train_record(out), recipe, run)
-    return Cerebellum.load(out, device) if trained is None else trained, record
+    return kind.load(out, device) if trained is None else trained, record
+
+
+def load(folder: str | Path, device: str = "cpu") -> Network:
+    """The network in a folder that `train_once` wrote, in eval mode.
+
+    Raises CheckpointError naming the file and the reason.
+    """
+    _, facts = checkpoint.load(Path(folder))
+    return (CNN if "cnn" in facts["settings"] else Cerebellum).load(folder, device)
 
 
 def train_record(out: str | Path) -> Path:
-    """Where `train_once` keeps the record of a circuit."""
+    """Where `train_once` keeps the record of a network."""
     return Path(out) / "train.json"
 
 
@@ -88,7 +106,7 @@ def suite(
 
 
 def attack_all(
-    net: Cerebellum,
+    net: Network,
     pictures: Pictures,
     attacks: dict[str, Noise | FGSM | PGD],
     save: Path | None = None,
@@ -112,11 +130,15 @@ def attack_all(
     }
 
 
-def served_by(net: Cerebellum, pictures: Pictures) -> dict[str, str]:
-    """The backend and the device that compute this network's outputs."""
-    x = pictures.x[:1].to(net.W.device)
-    name = backends.select(x, dense=net.config.wiring == "full")
+def served_by(net: Network, pictures: Pictures) -> dict[str, str]:
+    """The backend and the device that compute this network's outputs; a CNN's backend is torch."""
+    x = pictures.x[:1].to(_device(net))
+    name = "torch" if isinstance(net, CNN) else backends.select(x, net.config.wiring == "full")
     return {"backend": name, "device": str(x.device)}
+
+
+def _device(net: Network) -> torch.device:
+    return next(net.parameters()).device
 
 
 @dataclass(frozen=True)
@@ -124,12 +146,12 @@ class Trial:
     """One model and seed of a table: trained, attacked and recorded at most once.
 
     out/records has the record and, beside it, a few attacked pictures for a figure; out/circuits
-    has the trained circuit, which trials that differ in their attacks alone share.
+    has the trained network, which trials that differ in their attacks alone share.
     """
 
     model: str
-    circuit: CircuitConfig
-    learning: LearningConfig
+    circuit: CircuitConfig | CNNConfig
+    learning: LearningConfig | CNNLearning
     data: Data
     out: Path
     eps: tuple[float, ...]
@@ -167,7 +189,7 @@ class Trial:
 
     @property
     def folder(self) -> Path:
-        """Of the trained circuit."""
+        """Of the trained network."""
         recipe = training_recipe(self.data, self.circuit, self.learning) | {"name": self.name}
         return results.trial_path(self.out / "circuits", recipe).with_suffix("")
 
@@ -186,12 +208,12 @@ class Trial:
         return {"history": trained["history"], **found}
 
 
-def example_pictures(net: Cerebellum, pictures: Pictures, eps: float) -> dict[str, Tensor]:
+def example_pictures(net: Network, pictures: Pictures, eps: float) -> dict[str, Tensor]:
     """The first eight pictures: "x", "y", "decisions", and "<attack>.x", "<attack>.decisions".
 
     The attacks are the paper's PGD ("pgd") and PGD on the margin ("sound_margin").
     """
-    x, y = (tensor.to(net.W.device) for tensor in pictures.first(8))
+    x, y = (tensor.to(_device(net)) for tensor in pictures.first(8))
     with torch.no_grad():
         tensors = {"x": x, "y": y, "decisions": decide(net(x))}
     attacks = suite([eps])

@@ -159,7 +159,10 @@ def test_a_flag_that_is_not_there_is_exit_2(words, capsys):
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["reproduce", "train", "attack", "verify", "analyze", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["reproduce", "train", "attack", "verify", "transfer", "masking", "analyze", "doctor"],
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -190,7 +193,7 @@ def test_reproduce_prints_the_table_and_where_it_is(tmp_path, capsys, monkeypatc
     words = ["--data", "digits", "--seeds", 0, "--limit", 10, "--epochs", 1, "--out", tmp_path]
     code, out, err = run(capsys, "reproduce", "table2", *words)
     assert code == 0, err
-    assert out.count("| ours ") == 4
+    assert out.count("| ours ") == 5
     assert "Cerebellum, seed 0" in err  # the progress bar
     for name in ("table2.md", "table2.png", "pictures.png", "records"):
         assert f"  {tmp_path / name}\n" in out

@@ -1,13 +1,15 @@
 import csv
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from cerebsim import paper, plots, results, tables, trials
+from cerebsim.baselines import CNNConfig
 from cerebsim.data import Data, Pictures, load_data
 from cerebsim.errors import ArgumentError, CerebsimError
 from cerebsim.paper import circuit, reproduce
-from cerebsim.published import TABLES, printed
+from cerebsim.published import TABLES, Row, printed
 
 COLUMNS = [
     "clean",
@@ -29,6 +31,7 @@ def one_thread(two_threads):
 
 
 TABLE2 = TABLES["table2"].rows
+CIRCUITS = {name: row for name, row in TABLE2.items() if isinstance(row, Row)}
 
 
 def pictures(n, side, seed=0):
@@ -70,14 +73,18 @@ def test_the_printed_tables_agree_where_they_print_one_circuit_twice():
     for name, same in [("Base + RC", "RC k=4"), ("Cerebellum", "RC + LTD k=4")]:
         assert TABLE2[name] == TABLES["table6"].rows[same]
     six, seven = TABLES["table6"].rows, TABLES["table7"].rows
-    assert list(six) == list(seven) and len(six) == 30
-    for name in six:
+    assert list(six) == list(seven) and len(six) == 31
+    baseline = "Baseline CNN"
+    assert TABLE2[baseline] == six[baseline] == seven[baseline] and TABLE2[baseline].doubt
+    assert TABLE2[baseline].accuracy["fgsm_0.1"] == 77.6
+    for name in six.keys() - {baseline}:
         assert (six[name].printed == seven[name].printed) == name.startswith("FC")
         assert bool(seven[name].doubt) == name.startswith("FC") and not six[name].doubt
-    cerebellum = TABLE2["Cerebellum"].circuit
+    cerebellum = TABLE2["Cerebellum"]
     assert printed(50, cerebellum).accuracy["pgd_0.1"] == 55.8
     assert printed(1, cerebellum).accuracy["pgd_0.1"] == 95.2
     assert printed(7, cerebellum) is None
+    assert printed(7, TABLE2[baseline]) == TABLE2[baseline]  # it has one batch size everywhere
 
 
 @pytest.mark.parametrize(
@@ -88,8 +95,8 @@ def test_the_printed_tables_agree_where_they_print_one_circuit_twice():
     ],
 )
 def test_the_four_models_have_one_synapse_budget(data, side, budget, sizes):
-    circuits = {name: circuit(row, blank(data, side), seed=3) for name, row in TABLE2.items()}
-    assert list(circuits) == list(TABLE2)
+    circuits = {name: circuit(row, blank(data, side), seed=3) for name, row in CIRCUITS.items()}
+    assert list(circuits) == list(TABLE2)[1:]
     assert [made.granule_cells for made in circuits.values()] == sizes
     for made in circuits.values():
         synapses = made.granule_cells * (made.fan_in + 2 * made.purkinje_cells)
@@ -133,19 +140,19 @@ def test_the_table_says_what_the_records_say(done):
     out, reproduction = done
     records = {record["recipe"]["model"]: record for record in results.read_all(out / "records")}
     lines = list(csv.DictReader((out / "table2.csv").read_text().splitlines()))
-    assert [line["column"] for line in lines] == COLUMNS * 4
+    assert [line["column"] for line in lines] == COLUMNS * 5
     for line in lines:
         share = records[line["model"]]["accuracy"][line["column"]]
         assert float(line["ours"]) == pytest.approx(100 * share, abs=1e-3)
         assert line["paper"] == "" and line["difference"] == ""  # nothing published on digits
     assert reproduction.table in (out / "table2.md").read_text()
-    assert reproduction.table.count("ours") == 4 and "difference" not in reproduction.table
+    assert reproduction.table.count("ours") == 5 and "difference" not in reproduction.table
 
 
 def test_what_is_on_disk_is_not_run_again_but_drawn_again(done, few, monkeypatch):
     out, first = done
     before = [(path, path.stat().st_mtime_ns) for path in sorted((out / "records").iterdir())]
-    assert len(before) == 8  # a record and its pictures per model
+    assert len(before) == 10  # a record and its pictures per model
     drawn = (out / "pictures.png").read_bytes()
     for name in ("table2.csv", "table2.md", "table2.png", "pictures.png"):
         (out / name).unlink()
@@ -160,7 +167,7 @@ def test_what_is_on_disk_is_not_run_again_but_drawn_again(done, few, monkeypatch
 def test_another_seed_is_another_trial_and_the_table_has_the_mean(done, few):
     out, _ = done
     both = reproduce("table2", few, seeds=[0, 123], out=out, limit=20, epochs=2)
-    assert len(list((out / "records").glob("*.json"))) == 8
+    assert len(list((out / "records").glob("*.json"))) == 10
     shares = [
         100 * record["accuracy"]["noise_0.3"]
         for record in results.read_all(out / "records")
@@ -249,10 +256,49 @@ def test_bars_show_every_number_and_the_papers_mark():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["the paper", "Base"]
 
 
+def test_the_baseline_is_trained_by_its_own_recipe_and_named(few, tmp_path):
+    """In table 7 too, whose circuits learn picture by picture."""
+    rows = ["Baseline CNN", "RC + LTD k=2"]
+    done = reproduce("table7", few, out=tmp_path, limit=10, epochs=1, rows=rows)
+    records = {r["recipe"]["model"]: r for r in results.read_all(tmp_path / "records")}
+    recipe = records["Baseline CNN"]["recipe"]
+    assert recipe["circuit"] == asdict(CNNConfig(1, 8, 8))
+    assert recipe["learning"]["batch_size"] == 50 and recipe["learning"]["rule"] == "adam"
+    assert recipe["attacks"] == records["RC + LTD k=2"]["recipe"]["attacks"]
+    assert done.note.startswith("1 epochs at batch 1, seeds 0, the first 10 of 40 test pictures.")
+    assert "convolutions of 16 and 32 filters, dense layers of 100 and 10 units; 1" in done.note
+    lines = csv.DictReader((tmp_path / "table7.csv").read_text().splitlines())
+    anatomy = {line["model"]: (line["wiring"], line["granule_cells"]) for line in lines}
+    assert anatomy == {"Baseline CNN": ("", ""), "RC + LTD k=2": ("random", "1091")}
+    (folder,) = (tmp_path / "circuits").glob("baseline-cnn-digits-seed-0-*")
+    assert trials.load(folder).config.filters == 16
+
+
+def test_two_doubts_have_two_marks(tmp_path):
+    accuracy = dict.fromkeys(COLUMNS, 0.5)
+    recipe = {"learning": {"epochs": 7, "batch_size": 1, "rule": "adam", "loss": "mse"}}
+    recipe |= {
+        "data": {"n_test": 10_000},
+        "circuit": {"filters": 2, "hidden": 3, "classes": 4, "seed": 0},
+    }
+    record = {"recipe": recipe, "accuracy": accuracy, "evaluation": {"n": 1000}}
+    anatomy = {"wiring": "full", "fan_in": 784, "granule_cells": 9, "ltd": True, "seed": 0}
+    circuit = record | {"recipe": recipe | {"circuit": anatomy}}
+    rows = TABLES["table7"].rows
+    lines = {
+        "CNN": tables.Line([record], rows["Baseline CNN"]),
+        "FC": tables.Line([circuit], rows["FC m=1,000"]),
+    }
+    table, note, _ = tables.write("t", "T", lines, tmp_path)
+    assert "77.6 * " in table and "20.4 **" in table and "77.6 **" not in table
+    assert "marked * are of a network that the paper does not describe." in note
+    assert "marked ** are table 6's figures again" in note
+
+
 def test_unknown_tables_and_rows_are_named(few, tmp_path):
     with pytest.raises(ArgumentError, match="name: got 'table4'"):
         reproduce("table4", few, out=tmp_path)
-    with pytest.raises(ArgumentError, match="rows: got 'RC k=3', expected one of 'FC m=1,000'"):
+    with pytest.raises(ArgumentError, match="rows: got 'RC k=3', expected one of 'Baseline CNN'"):
         reproduce("table6", few, out=tmp_path, rows=["RC k=3"])
     assert list(tmp_path.iterdir()) == []
 
@@ -273,8 +319,7 @@ def test_any_table_at_its_own_batch_size(few, tmp_path):
 
 def test_a_long_table_is_drawn_as_curves():
     def line(row):
-        anatomy = vars(row) | {"seed": 0}
-        record = {"recipe": {"circuit": anatomy}}
+        record = {"recipe": {"circuit": vars(row)}}  # of the baseline: neither wiring nor size
         record["accuracy"] = {"worst_0.1": 0.01} | {k: v / 100 for k, v in row.accuracy.items()}
         return tables.Line([record], row)
 
