@@ -43,4 +43,5 @@ $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'setuptools>=77' 'pybind11>=2.13'
 	$(BIN)/python -m pip install --no-build-isolation --editable '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps torchattacks  # it pins an old requests
 	touch $@
