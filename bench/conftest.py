@@ -20,7 +20,7 @@ from peers import PEERS, Cerebsim, Peer
 from cerebsim import use_backend
 
 THREADS = 2
-BUDGET = {"cpu": 3600, "cuda": 300}  # seconds for all; what comes later is left out
+BUDGET = {"cpu": 3600, "cuda": 180}  # seconds for all; what comes later is left out
 MEMORY_SHARE = 0.5  # of the memory that is free
 PATIENCE = 2.0  # seconds that one call may take, as a smaller size foretells
 SECONDS, ROUNDS = 0.15, (3, 15)  # the aim for all rounds of one time

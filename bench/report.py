@@ -1,6 +1,6 @@
 """Runs the benchmarks and prints their ratios: python bench/report.py [--device cuda] [RESULT.json]
 
-Without a result: runs them all (14 minutes on 2 cores, at most 6 on a GPU) and writes JSON and
+Without a result: runs them all (14 minutes on 2 cores, some 4 on a GPU) and writes JSON and
 Markdown to --out. With one: prints the tables of a result that was written before.
 """
 
