@@ -29,7 +29,7 @@ SANITIZE := compute-sanitizer --error-exitcode 1 --print-limit 20
 
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(INSTALLED))
 	CEREBSIM_CUDA=1 $(GPU_PYTHON) -m pip install --no-build-isolation --no-deps --editable .
-	$(GPU_PYTHON) -m pytest -m gpu -q
+	$(GPU_PYTHON) -m pytest -m gpu -q $(shell grep -l mark.gpu tests/*.py)
 	$(SANITIZE) --tool memcheck $(GPU_PYTHON) tests/sanitized.py
 	$(SANITIZE) --tool racecheck $(GPU_PYTHON) tests/sanitized.py
 	$(SANITIZE) --tool synccheck $(GPU_PYTHON) tests/sanitized.py
