@@ -5,8 +5,9 @@ the operator; the backend is chosen inside its kernel (`backends`), so a compile
 hold one. J is fixed: nothing here has a gradient to it. Gradients are once differentiable.
 
 Shapes: x (B, d), h (B, m), y and t (B, c), W (c, m), mu (m); floating point, on one device, W and
-mu of x's dtype. The fast backends are float32 and accumulate in float32; a picture's results do not
-depend on its neighbours or on the number of threads, bit for bit (wirings "random" and "local").
+mu of x's dtype. The fast backends accumulate in float32 ("cpu" takes float32 alone, the GPU's take
+bfloat16 and float16 too); a picture's results do not depend on its neighbours or on the number of
+threads, bit for bit (wirings "random" and "local").
 Errors: `ArgumentError` for a wrong shape, dtype, device, NaN or infinity.
 """
 
