@@ -131,7 +131,7 @@ def device_of(device: torch.device | str | None) -> torch.device:
     try:
         device = torch.device("cpu" if device is None else device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         remedy = "Choose 'cpu'; `cerebsim doctor` says what this machine has."
         raise ArgumentError(

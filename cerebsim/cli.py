@@ -1,4 +1,4 @@
-"""Floor 11: the command line.
+"""Floor 12: the command line.
 
 An error that cerebsim raises on purpose is one line on stderr and exit code 2; Ctrl-C says how to
 go on and is exit code 130.

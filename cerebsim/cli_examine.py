@@ -1,4 +1,4 @@
-"""Floor 10: the commands that examine a circuit that was made: attack, verify, analyze.
+"""Floor 11: the commands that examine a circuit that was made: attack, verify, analyze.
 
 One dataclass per command; its fields are the flags.
 """

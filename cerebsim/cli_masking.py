@@ -1,4 +1,4 @@
-"""Floor 10: the command that examines whether a robust accuracy can be believed."""
+"""Floor 11: the command that examines whether a robust accuracy can be believed."""
 
 import sys
 from dataclasses import asdict, dataclass

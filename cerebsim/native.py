@@ -46,7 +46,7 @@ def use_instruction_set(name: str):
         _cpu.use_instruction_set(before)
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -57,7 +57,7 @@ def _ready(*tensors: Tensor | None) -> list[Tensor | None]:
 def _wiring(d: int, indices: Tensor, weights: Tensor, thresholds: Tensor | None) -> "_cpu.Wiring":
     k, m = weights.shape
     wide = indices.dtype == torch.int32
-    return _cpu.Wiring(d, m, k, _address(indices), wide, _address(weights), _address(thresholds))
+    return _cpu.Wiring(d, m, k, address(indices), wide, address(weights), address(thresholds))
 
 
 def _call(kernel, x: Tensor, *arguments):
@@ -75,7 +75,7 @@ def granule(x, indices, weights, thresholds):
     x, indices, weights, thresholds = _ready(x, indices, weights, thresholds)
     J = _wiring(x.shape[1], indices, weights, thresholds)
     h = x.new_empty(len(x), weights.shape[1])
-    _call(_cpu.granule, x, J, _address(x), len(x), _address(h), torch.get_num_threads())
+    _call(_cpu.granule, x, J, address(x), len(x), address(h), torch.get_num_threads())
     return h
 
 
@@ -83,7 +83,7 @@ def granule_backward(grad_h, x, indices, weights, thresholds):
     grad_h, x, indices, weights, thresholds = _ready(grad_h, x, indices, weights, thresholds)
     J = _wiring(x.shape[1], indices, weights, thresholds)
     grad_x = torch.empty_like(x)
-    arguments = _address(x), len(x), _address(grad_h), _address(grad_x), torch.get_num_threads()
+    arguments = address(x), len(x), address(grad_h), address(grad_x), torch.get_num_threads()
     _call(_cpu.granule_backward, x, J, *arguments)
     return grad_x
 
@@ -92,7 +92,7 @@ def circuit(x, indices, weights, thresholds, W, mu):
     x, indices, weights, thresholds, W, mu = _ready(x, indices, weights, thresholds, W, mu)
     J = _wiring(x.shape[1], indices, weights, thresholds)
     y = x.new_empty(len(x), len(W))
-    arguments = _address(x), len(x), _address(W), _address(mu), len(W), _address(y)
+    arguments = address(x), len(x), address(W), address(mu), len(W), address(y)
     _call(_cpu.circuit, x, J, *arguments, torch.get_num_threads())
     return y
 
@@ -101,7 +101,7 @@ def circuit_backward_x(grad_y, x, indices, weights, thresholds, W):
     grad_y, x, indices, weights, thresholds, W = _ready(grad_y, x, indices, weights, thresholds, W)
     J = _wiring(x.shape[1], indices, weights, thresholds)
     grad_x = torch.empty_like(x)
-    arguments = _address(x), len(x), _address(W), len(W), _address(grad_y), _address(grad_x)
+    arguments = address(x), len(x), address(W), len(W), address(grad_y), address(grad_x)
     _call(_cpu.circuit_backward_x, x, J, *arguments, torch.get_num_threads())
     return grad_x
 
@@ -111,7 +111,7 @@ def circuit_backward_W(grad_y, x, indices, weights, thresholds, mu):
     J = _wiring(x.shape[1], indices, weights, thresholds)
     c = grad_y.shape[1]
     grad_W = x.new_empty(c, weights.shape[1])
-    arguments = _address(x), len(x), c, _address(grad_y), _address(grad_W)
+    arguments = address(x), len(x), c, address(grad_y), address(grad_W)
     _call(_cpu.circuit_backward_W, x, J, *arguments, torch.get_num_threads())
     return grad_W if mu is None else grad_W.addr_(grad_y.sum(0), mu, alpha=-1)
 
@@ -140,9 +140,9 @@ def learn_(
     J = _wiring(x.shape[1], indices, weights, thresholds)
     rule = _cpu.Rule(error_factor, learning_rate, decay, rms_eps, ltd_decay, ltd_before)
     y = t.new_empty(len(order), len(W))
-    state = _address(W), len(W), _address(mu), _address(square_avg)
-    pictures = _address(x), _address(t), _address(order), len(order)
-    arguments = *pictures, batch_size, *state, rule, _address(y)
+    state = address(W), len(W), address(mu), address(square_avg)
+    pictures = address(x), address(t), address(order), len(order)
+    arguments = *pictures, batch_size, *state, rule, address(y)
     done, interrupted = _call(_cpu.learn, x, J, *arguments, torch.get_num_threads(), tick)
     if interrupted:
         raise LearningInterrupted(done, y[:done])

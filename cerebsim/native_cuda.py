@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .errors import LearningInterrupted
+from .native import address
 from .wiring import inverse_of
 
 try:
@@ -43,10 +44,6 @@ def unavailable() -> str | None:
     return None
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _ready(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors as the kernels read them: floats in float32, contiguous."""
     return [
@@ -71,7 +68,7 @@ def _workspace(bytes_needed: int, device: torch.device) -> Tensor:
 def _wiring(d: int, indices: Tensor, weights: Tensor, thresholds: Tensor | None) -> "_cuda.Wiring":
     k, m = weights.shape
     wide = indices.dtype == torch.int32
-    return _cuda.Wiring(d, m, k, _address(indices), wide, _address(weights), _address(thresholds))
+    return _cuda.Wiring(d, m, k, address(indices), wide, address(weights), address(thresholds))
 
 
 # weights: {d: (indices, version of weights, (starts, cells, weights))}; gone with the weights
@@ -99,8 +96,8 @@ def granule(x, indices, weights, thresholds):
         with _on(device):
             J = _wiring(x.shape[1], indices, weights, thresholds)
             workspace = _workspace(_cuda.granule_bytes(J, len(x)), device)
-            rest = _address(h), _address(workspace), _stream(device)
-            _cuda.granule(J, _address(x), len(x), *rest)
+            rest = address(h), address(workspace), _stream(device)
+            _cuda.granule(J, address(x), len(x), *rest)
     return h.to(dtype)
 
 
@@ -113,9 +110,9 @@ def granule_backward(grad_h, x, indices, weights, thresholds):
         with _on(device):
             J = _wiring(x.shape[1], indices, weights, thresholds)
             workspace = _workspace(_cuda.granule_backward_bytes(J, len(x)), device)
-            turned = _cuda.Inverse(*map(_address, inverse))
-            rest = _address(grad_h), _address(grad_x), _address(workspace), _stream(device)
-            _cuda.granule_backward(J, turned, _address(x), len(x), *rest)
+            turned = _cuda.Inverse(*map(address, inverse))
+            rest = address(grad_h), address(grad_x), address(workspace), _stream(device)
+            _cuda.granule_backward(J, turned, address(x), len(x), *rest)
     return grad_x.to(dtype)
 
 
@@ -127,9 +124,9 @@ def circuit(x, indices, weights, thresholds, W, mu):
         with _on(device):
             J = _wiring(x.shape[1], indices, weights, thresholds)
             workspace = _workspace(_cuda.circuit_bytes(J, len(x), len(W)), device)
-            readout = _address(W), _address(mu), len(W)
-            rest = _address(y), _address(workspace), _stream(device)
-            _cuda.circuit(J, _address(x), len(x), *readout, *rest)
+            readout = address(W), address(mu), len(W)
+            rest = address(y), address(workspace), _stream(device)
+            _cuda.circuit(J, address(x), len(x), *readout, *rest)
     return y.to(dtype)
 
 
@@ -142,10 +139,10 @@ def circuit_backward_x(grad_y, x, indices, weights, thresholds, W):
         with _on(device):
             J = _wiring(x.shape[1], indices, weights, thresholds)
             workspace = _workspace(_cuda.circuit_backward_x_bytes(J, len(x), len(W)), device)
-            turned = _cuda.Inverse(*map(_address, inverse))
-            readout = _address(W), len(W), _address(grad_y)
-            rest = _address(grad_x), _address(workspace), _stream(device)
-            _cuda.circuit_backward_x(J, turned, _address(x), len(x), *readout, *rest)
+            turned = _cuda.Inverse(*map(address, inverse))
+            readout = address(W), len(W), address(grad_y)
+            rest = address(grad_x), address(workspace), _stream(device)
+            _cuda.circuit_backward_x(J, turned, address(x), len(x), *readout, *rest)
     return grad_x.to(dtype)
 
 
@@ -159,8 +156,8 @@ def circuit_backward_W(grad_y, x, indices, weights, thresholds, mu):
     if len(x) and c:
         with _on(device):
             J = _wiring(x.shape[1], indices, weights, thresholds)
-            rest = _address(mu), c, _address(grad_y), _address(grad_W), _stream(device)
-            _cuda.circuit_backward_W(J, _address(x), len(x), *rest)
+            rest = address(mu), c, address(grad_y), address(grad_W), _stream(device)
+            _cuda.circuit_backward_W(J, address(x), len(x), *rest)
     return grad_W.to(dtype)
 
 
@@ -198,9 +195,9 @@ def learn_(
                 began = time.perf_counter()
                 rows = order[done : done + pictures]
                 workspace = _workspace(_cuda.learn_bytes(J, len(rows), batch_size, c), device)
-                call = _address(x), _address(t), _address(rows), len(rows), batch_size
-                learned = _address(W), c, _address(mu), _address(square_avg), rule
-                rest = _address(y[done:]), _address(workspace), _stream(device), progress
+                call = address(x), address(t), address(rows), len(rows), batch_size
+                learned = address(W), c, address(mu), address(square_avg), rule
+                rest = address(y[done:]), address(workspace), _stream(device), progress
                 _cuda.learn(J, *call, *learned, *rest)
                 if device.type == "cuda":
                     torch.cuda.current_stream(device).synchronize()

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from .errors import CerebsimError
 from .files import write_whole
@@ -57,6 +56,8 @@ def run_once_at(
     path = Path(path)
     if path.exists():
         return _expected(path, recipe)
+    from filelock import FileLock, Timeout
+
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

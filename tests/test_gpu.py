@@ -6,7 +6,7 @@ where there is no CUDA device.
 
 import pytest
 import torch
-from test_ops import OPCHECKS, Case
+from test_ops import OPCHECKS, Case, compiled_and_eager
 from tolerances import BACKEND, assert_close_to_largest
 
 from cerebsim import PGD, Cerebellum, evaluate, load_data, ops, reference, use_backend
@@ -83,21 +83,7 @@ def test_operators_hold_torchs_contract(backend):
 
 
 def test_compiled_is_eager(backend):
-    case = on_gpu(B=6, m=130, c=3, d=20)
-
-    def both(x, W):
-        h = ops.granule(x, case.J)
-        y = ops.circuit(x * 2, case.J, W, case.mu)
-        return h.sum() * 0.5 + (y * y).sum()
-
-    def run(function):
-        x, W = case.x.clone().requires_grad_(), case.W.clone().requires_grad_()
-        value = function(x, W)
-        value.backward()
-        return value.detach(), x.grad, W.grad
-
-    torch.compiler.reset()
-    for got, expected in zip(run(torch.compile(both, fullgraph=True)), run(both), strict=True):
+    for got, expected in compiled_and_eager(on_gpu(B=6, m=130, c=3, d=20)):
         assert_close_to_largest(got, expected, BACKEND)
 
 

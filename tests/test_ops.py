@@ -240,8 +240,8 @@ def test_the_operators_keep_the_promises_of_their_schemas(k, mu):
     torch.library.opcheck(operators.learn_.default, learn, test_utils=OPCHECKS)
 
 
-def test_compiled_is_eager():
-    case = Case(B=6, m=130, c=3, d=20)
+def compiled_and_eager(case: Case, **how):
+    """Pairs of a value and its gradients to x and W: through torch.compile(**how), and not."""
 
     def both(x, W):
         h = ops.granule(x, case.J)
@@ -255,8 +255,12 @@ def test_compiled_is_eager():
         return value.detach(), x.grad, W.grad
 
     torch.compiler.reset()
-    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
-    for got, expected in zip(run(compiled), run(both), strict=True):
+    compiled = torch.compile(both, fullgraph=True, **how)
+    return zip(run(compiled), run(both), strict=True)
+
+
+def test_compiled_is_eager():
+    for got, expected in compiled_and_eager(Case(B=6, m=130, c=3, d=20), backend="aot_eager"):
         assert torch.equal(got, expected)
 
 
