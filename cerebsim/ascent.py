@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import expect
+from .graphs import captured
 from .labels import decide
 from .losses import Loss, loss_function, picture_losses
 
@@ -216,7 +218,8 @@ class Climb:
     def _replay(self, steps: int) -> None:
         """Step 1, which stands for all that follow step 0, so many times."""
         if self.replay is None:
-            self.replay = record(lambda: self.step(1, self.plan.keep == "best", blind=True))
+            again = partial(self.step, 1, self.plan.keep == "best", blind=True)
+            self.replay = captured(again, self.x.device)
         for _ in range(steps):
             self.replay()
         self.blind = False
@@ -263,16 +266,6 @@ def can_record(plan: Plan, model: nn.Module, x: Tensor) -> bool:
     """Whether a step can be recorded; for two or three steps a recording does not pay."""
     known = isinstance(model, HasLossGradient) and isinstance(plan.loss, str)
     return x.is_cuda and known and plan.steps > 3
-
-
-def record(step: Callable[[], None]) -> Callable[[], None]:
-    """`step` as a CUDA graph, to be replayed. It has run before, so that all is compiled and built;
-    now its kernels are noted and not run.
-    """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
 
 
 def _unchecked(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:

@@ -35,12 +35,14 @@ class Backend:
     dtypes: tuple[torch.dtype, ...] | None
     unavailable: Callable[[], str | None]
     """Why it cannot be used on this machine, or None."""
+    too_large: Callable[[int, int], str | None] = lambda d, m: None
+    """Why it cannot take a circuit of d mossy fibres and m granule cells, or None."""
 
     @property
     def module(self) -> ModuleType:
         return import_module(self.path)
 
-    def refuses(self, x: Tensor) -> str | None:
+    def refuses(self, x: Tensor, m: int) -> str | None:
         """Why it cannot serve this call, or None."""
         if reason := self.unavailable():
             return reason
@@ -48,12 +50,16 @@ class Backend:
             return f"it serves {', '.join(self.devices)} tensors, x is on {x.device}"
         if self.dtypes is not None and x.dtype not in self.dtypes:
             return f"it serves {', '.join(map(str, self.dtypes))}, x is {x.dtype}"
-        return None
+        return self.too_large(x.shape[1], m)
 
 
 @cache  # torch asks the driver every time
 def _no_cuda() -> str | None:
     return import_module("cerebsim.native_cuda").unavailable()
+
+
+def _too_large_for_cuda(d: int, m: int) -> str | None:
+    return import_module("cerebsim.native_cuda").too_large(d, m)
 
 
 @cache
@@ -74,7 +80,7 @@ _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # whole run. That is counted, not measured: neither has run on a GPU yet.
 BACKENDS = {
     "cpu": Backend("cerebsim.native", ("cpu",), (torch.float32,), native.unavailable),
-    "cuda": Backend("cerebsim.native_cuda", ("cuda",), _GPU_DTYPES, _no_cuda),
+    "cuda": Backend("cerebsim.native_cuda", ("cuda",), _GPU_DTYPES, _no_cuda, _too_large_for_cuda),
     "triton": Backend("cerebsim.kernels", ("cuda",), _GPU_DTYPES, _no_triton),
     "reference": Backend("cerebsim.reference", None, None, lambda: None),
 }
@@ -99,11 +105,13 @@ def chosen() -> str:
     return _chosen.get() or _named(os.environ.get("CEREBSIM_BACKEND") or "auto", "CEREBSIM_BACKEND")
 
 
-def select(x: Tensor, dense: bool) -> str:
-    """The name of the backend that serves a call with this input; `dense`: the wiring is "full"."""
+def select(x: Tensor, m: int, dense: bool) -> str:
+    """The name of the backend that serves a call with the input x (B, d) of a circuit of m granule
+    cells; `dense`: its wiring is "full".
+    """
     name = chosen()
     if name != "auto":
-        if reason := BACKENDS[name].refuses(x):
+        if reason := BACKENDS[name].refuses(x, m):
             raise BackendUnavailable(
                 f"backend {name!r} cannot serve this call: {reason}. "
                 "Choose another with use_backend or CEREBSIM_BACKEND, or 'auto'."
@@ -114,7 +122,7 @@ def select(x: Tensor, dense: bool) -> str:
     for candidate, backend in BACKENDS.items():
         if backend.devices is not None and x.device.type not in backend.devices:
             continue
-        reason = backend.refuses(x)
+        reason = backend.refuses(x, m)
         if reason is None:
             return candidate
         _say_once(candidate, reason)

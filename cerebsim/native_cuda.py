@@ -9,13 +9,16 @@ in the outputs. The dense wiring ("full", indices None) is not served: its produ
 """
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .errors import LearningInterrupted
+from .graphs import captured
 from .native import address
 from .wiring import inverse_of
 
@@ -29,6 +32,7 @@ except ImportError as error:  # built without nvcc, or not at all
 
 _OLDEST = (8, 0)  # the compute capability that csrc/cuda.cu is compiled for; newer ones run it too
 _TICK_SECONDS = 0.1  # how often learn_ asks whether to stop
+_BATCHES_OF_A_GRAPH = 16  # some 50 launches for one: what remains to launch no longer counts
 
 
 def unavailable() -> str | None:
@@ -42,6 +46,14 @@ def unavailable() -> str | None:
         need, have = (".".join(map(str, c)) for c in (_OLDEST, capability))
         return f"the GPU has compute capability {have}, the kernels need {need} or later"
     return None
+
+
+def too_large(d: int, m: int) -> str | None:
+    """Why the kernels, whose offsets are 32-bit, do not take a circuit of this size, or None."""
+    if d <= _cuda.MOST_FIBERS and m <= _cuda.MOST_CELLS:
+        return None
+    most = f"{_cuda.MOST_FIBERS:,} mossy fibres and {_cuda.MOST_CELLS:,} granule cells"
+    return f"it takes at most {most}, the circuit has {d:,} and {m:,}"
 
 
 def _ready(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -187,28 +199,51 @@ def learn_(
     W, mu, square_avg = state = _ready(*given)
     J = _wiring(x.shape[1], indices, weights, thresholds)
     rule = _cuda.Rule(error_factor, learning_rate, decay, rms_eps, ltd_decay, ltd_before)
-    y, progress = t.new_empty(len(order), c), _cuda.Progress()
+    y, at = t.new_empty(len(order), c), torch.zeros(1, dtype=torch.int64, device=device)
+
+    def learn(pictures: int) -> None:
+        """Puts the next so many, from the counter on, in the stream's queue."""
+        workspace = _workspace(_cuda.learn_bytes(J, pictures, batch_size, c), device)
+        call = address(x), address(t), address(order), address(at), pictures, batch_size
+        learned = address(W), c, address(mu), address(square_avg), rule
+        _cuda.learn(J, *call, *learned, address(y), address(workspace), _stream(device))
+
+    # Counted on the device: a signal may come between a call and a line here that counts it.
     try:
         with _on(device):
-            pictures = batch_size  # of a call: as many batches as take about _TICK_SECONDS
-            while (done := progress.done) < len(order):
+            queue = learn
+            if not _cuda.learns_in_one_kernel(J, batch_size, c):
+                queue = _by_graphs(learn, _BATCHES_OF_A_GRAPH * batch_size, device)
+            pictures = batch_size  # of a turn: as many batches as take about _TICK_SECONDS
+            while (done := int(at)) < len(order):  # waits for the device
                 began = time.perf_counter()
-                rows = order[done : done + pictures]
-                workspace = _workspace(_cuda.learn_bytes(J, len(rows), batch_size, c), device)
-                call = address(x), address(t), address(rows), len(rows), batch_size
-                learned = address(W), c, address(mu), address(square_avg), rule
-                rest = address(y[done:]), address(workspace), _stream(device), progress
-                _cuda.learn(J, *call, *learned, *rest)
-                if device.type == "cuda":
-                    torch.cuda.current_stream(device).synchronize()
+                queue(min(pictures, len(order) - done))
                 if tick is not None:
-                    tick(progress.done)
+                    tick(int(at))
                 if time.perf_counter() - began < _TICK_SECONDS / 2:
                     pictures *= 2
     except KeyboardInterrupt:
-        raise LearningInterrupted(progress.done, y[: progress.done].to(dtype)) from None
+        done = int(at)
+        raise LearningInterrupted(done, y[:done].to(dtype)) from None
     finally:
         for tensor, computed in zip(given, state, strict=True):
             if tensor is not None and tensor.data_ptr() != computed.data_ptr():
                 tensor.copy_(computed)
     return y.to(dtype)
+
+
+def _by_graphs(learn: Callable[[int], None], whole: int, device: torch.device) -> Callable:
+    """`learn`, with every `whole` pictures as the replay of a graph."""
+    replay = None
+
+    def queue(pictures: int) -> None:
+        nonlocal replay
+        replays, rest = divmod(pictures, whole)
+        if replays and replay is None:
+            replay = captured(partial(learn, whole), device)
+        for _ in range(replays):
+            replay()
+        if rest:
+            learn(rest)
+
+    return queue

@@ -198,9 +198,10 @@ def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None):
         _expect_tensor("t", t, (x.shape[0], len(W)), x)
 
 
-def _serve(x: Tensor, indices: Tensor | None):
+def _serve(x: Tensor, J: tuple[Tensor | None, Tensor, Tensor | None]):
     """The backend's module for a call."""
-    name = backends.select(x, dense=indices is None)
+    indices, weights, _ = J
+    name = backends.select(x, weights.shape[1], dense=indices is None)
     # The CPU's kernels look for NaN on their way. A CUDA graph cannot stop to look: whoever
     # captures one checks what goes in.
     captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
@@ -213,7 +214,8 @@ def _serve(x: Tensor, indices: Tensor | None):
 
 def _granule(x, d, indices, weights, thresholds):
     _check(x, d, weights)
-    return _serve(x, indices).granule(x, indices, weights, thresholds)
+    J = indices, weights, thresholds
+    return _serve(x, J).granule(x, *J)
 
 
 def _granule_fake(x, d, indices, weights, thresholds):
@@ -224,7 +226,8 @@ def _granule_fake(x, d, indices, weights, thresholds):
 def _granule_backward(grad_h, x, d, indices, weights, thresholds):
     _expect_given("grad_h", grad_h)
     _check(x, d, weights, grad_h=grad_h)
-    return _serve(x, indices).granule_backward(grad_h, x, indices, weights, thresholds)
+    J = indices, weights, thresholds
+    return _serve(x, J).granule_backward(grad_h, x, *J)
 
 
 def _granule_backward_fake(grad_h, x, d, indices, weights, thresholds):
@@ -234,7 +237,8 @@ def _granule_backward_fake(grad_h, x, d, indices, weights, thresholds):
 
 def _circuit(x, d, indices, weights, thresholds, W, mu):
     _check(x, d, weights, W=W, mu=mu)
-    return _serve(x, indices).circuit(x, indices, weights, thresholds, W, mu)
+    J = indices, weights, thresholds
+    return _serve(x, J).circuit(x, *J, W, mu)
 
 
 def _circuit_fake(x, d, indices, weights, thresholds, W, mu):
@@ -245,7 +249,8 @@ def _circuit_fake(x, d, indices, weights, thresholds, W, mu):
 def _circuit_backward_x(grad_y, x, d, indices, weights, thresholds, W):
     _expect_given("grad_y", grad_y)
     _check(x, d, weights, W=W, grad_y=grad_y)
-    return _serve(x, indices).circuit_backward_x(grad_y, x, indices, weights, thresholds, W)
+    J = indices, weights, thresholds
+    return _serve(x, J).circuit_backward_x(grad_y, x, *J, W)
 
 
 def _circuit_backward_x_fake(grad_y, x, d, indices, weights, thresholds, W):
@@ -256,7 +261,8 @@ def _circuit_backward_x_fake(grad_y, x, d, indices, weights, thresholds, W):
 def _circuit_backward_W(grad_y, x, d, indices, weights, thresholds, mu):
     _expect_given("grad_y", grad_y)
     _check(x, d, weights, mu=mu, grad_y=grad_y)
-    return _serve(x, indices).circuit_backward_W(grad_y, x, indices, weights, thresholds, mu)
+    J = indices, weights, thresholds
+    return _serve(x, J).circuit_backward_W(grad_y, x, *J, mu)
 
 
 def _circuit_backward_W_fake(grad_y, x, d, indices, weights, thresholds, mu):
@@ -280,8 +286,8 @@ def _learn(x, t, order, d, indices, weights, thresholds, W, mu, square_avg, batc
         low, high = (int(v) for v in order.aminmax())
         good = 0 <= low and high < len(x)
         expect(good, "order", f"rows {low}..{high}", f"0..{len(x) - 1}", "Pass row numbers of x.")
-    module = _serve(x, indices)
     J = indices, weights, thresholds
+    module = _serve(x, J)
     return module.learn_(x, t, order, *J, W, mu, square_avg, batch_size, *rule, tick=_tick.get())
 
 

@@ -132,8 +132,10 @@ def attack_all(
 
 def served_by(net: Network, pictures: Pictures) -> dict[str, str]:
     """The backend and the device that compute this network's outputs; a CNN's backend is torch."""
-    x = pictures.x[:1].to(_device(net))
-    name = "torch" if isinstance(net, CNN) else backends.select(x, net.config.wiring == "full")
+    x = pictures.x[:1].flatten(1).to(_device(net))
+    if isinstance(net, CNN):
+        return {"backend": "torch", "device": str(x.device)}
+    name = backends.select(x, net.config.granule_cells, dense=net.config.wiring == "full")
     return {"backend": name, "device": str(x.device)}
 
 

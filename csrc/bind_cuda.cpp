@@ -16,17 +16,13 @@ T* at(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
-// How many pictures were learned whole. It counts here and not in Python, where a signal may come between
-// a call and the line that counts it.
-struct Progress {
-    int64_t done = 0;
-};
-
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
     module.doc() = "Native CUDA kernels of cerebsim; use cerebsim.ops, not this.";
     module.attr("INVERSE_CELLS") = cuda::INVERSE_CELLS;
+    module.attr("MOST_FIBERS") = cuda::MOST_FIBERS;
+    module.attr("MOST_CELLS") = cuda::MOST_CELLS;
 
     // _cpu has classes of the same C++ types: each module keeps its own to itself.
     py::class_<Wiring>(module, "Wiring", py::module_local())
@@ -42,13 +38,13 @@ PYBIND11_MODULE(_cuda, module) {
                          bool ltd_before) {
             return Rule{error_factor, learning_rate, decay, rms_eps, ltd_decay, ltd_before};
         }));
-    py::class_<Progress>(module, "Progress").def(py::init<>()).def_readonly("done", &Progress::done);
 
     module.def("granule_bytes", &cuda::granule_bytes);
     module.def("granule_backward_bytes", &cuda::granule_backward_bytes);
     module.def("circuit_bytes", &cuda::circuit_bytes);
     module.def("circuit_backward_x_bytes", &cuda::circuit_backward_x_bytes);
     module.def("learn_bytes", &cuda::learn_bytes);
+    module.def("learns_in_one_kernel", &cuda::learns_in_one_kernel);
 
     const auto release = py::call_guard<py::gil_scoped_release>();
     module.def(
@@ -89,12 +85,12 @@ PYBIND11_MODULE(_cuda, module) {
         release);
     module.def(
         "learn",
-        [](const Wiring& J, Address x, Address t, Address order, int64_t N, int64_t batch, Address W, int64_t c,
-           Address mu, Address square_avg, const Rule& rule, Address y, Address workspace, Address stream,
-           Progress& progress) {
-            cuda::learn(J, at(x), at(t), at<const int64_t>(order), N, batch, at<float>(W), c, at<float>(mu),
-                        at<float>(square_avg), rule, at<float>(y), at<void>(workspace), at<void>(stream));
-            progress.done += N;
+        [](const Wiring& J, Address x, Address t, Address order, Address counter, int64_t N, int64_t batch, Address W,
+           int64_t c, Address mu, Address square_avg, const Rule& rule, Address y, Address workspace,
+           Address stream) {
+            cuda::learn(J, at(x), at(t), at<const int64_t>(order), at<int64_t>(counter), N, batch, at<float>(W), c,
+                        at<float>(mu), at<float>(square_avg), rule, at<float>(y), at<void>(workspace),
+                        at<void>(stream));
         },
         release);
 }

@@ -10,12 +10,12 @@ namespace cuda {
 namespace {
 
 // Rows of `width` numbers to tiles of P; see the kernel.
-void turn_rows(const float* in, const int64_t* order, int64_t rows, int64_t per_step, int64_t slots_per_step,
-               int64_t width, int P, float* out, Stream stream) {
+void turn_rows(const float* in, const int64_t* order, const int64_t* at, int64_t rows, int64_t per_step,
+               int64_t slots_per_step, int64_t width, int P, float* out, Stream stream) {
     const int64_t slots = ceil_div(rows, per_step) * slots_per_step;
     const auto columns = static_cast<unsigned>(std::min<int64_t>(ceil_div(width, LANES), 1024));
     launch(turn, dim3(static_cast<unsigned>(slots / LANES), columns), THREADS, 4 * LANES * PADDED, stream, in, order,
-           rows, per_step, slots_per_step, width, P, out);
+           at, rows, per_step, slots_per_step, width, P, out);
 }
 
 // How `respond` takes a call: pictures in tiles of 32 V, in shared memory or not, so many at a time.
@@ -81,7 +81,7 @@ void backward_x(const Wiring& J, const Inverse& inverse, const float* x, int64_t
     float* g = workspace.take(slots * std::min(J.m, INVERSE_CELLS));
     for (int64_t b0 = 0; b0 < B; b0 += slots) {
         const int64_t n = std::min(slots, B - b0), tiles = ceil_div(n, LANES);
-        turn_rows(x + b0 * J.d, nullptr, n, n, tiles * LANES, J.d, LANES, xt, stream);
+        turn_rows(x + b0 * J.d, nullptr, nullptr, n, n, tiles * LANES, J.d, LANES, xt, stream);
         for (int64_t cell0 = 0; cell0 < J.m; cell0 += INVERSE_CELLS) {
             const int64_t end = std::min(J.m, cell0 + INVERSE_CELLS);
             start_fire(J, xt, tiles, cell0, end, fill(b0, n, tiles * LANES, cell0, g), stream);
@@ -93,13 +93,13 @@ void backward_x(const Wiring& J, const Inverse& inverse, const float* x, int64_t
 }
 
 // Starts `correlate`; null grad_W in `to` for learning.
-void start_correlate(const Wiring& J, const float* x, const int64_t* order, int64_t B, const float* mu, int64_t c,
-                     const float* errors, const Plasticity& to, Stream stream) {
+void start_correlate(const Wiring& J, const float* x, const int64_t* order, const int64_t* at, int64_t B,
+                     const float* mu, int64_t c, const float* errors, const Plasticity& to, Stream stream) {
     const Device here = device();
     with_outputs(c, [&](auto C) {
         const auto blocks = static_cast<unsigned>(std::min(ceil_div(J.m, THREADS), here.processors));
         const auto start = [&](auto kernel, int64_t pictures, int64_t bytes) {
-            launch(kernel, dim3(blocks), THREADS, bytes, stream, J, x, order, B, pictures, mu, c, errors, to);
+            launch(kernel, dim3(blocks), THREADS, bytes, stream, J, x, order, at, B, pictures, mu, c, errors, to);
         };
         for (int64_t pictures : {2 * SUMMED, SUMMED})
             if (correlate_bytes<C()>(J.d, pictures) <= here.shared_bytes)
@@ -122,7 +122,7 @@ void granule(const Wiring& J, const float* x, int64_t B, float* h, void* workspa
     float* xt = Workspace(workspace).take(slots * J.d);
     for (int64_t b0 = 0; b0 < B; b0 += slots) {
         const int64_t n = std::min(slots, B - b0), tiles = ceil_div(n, LANES);
-        turn_rows(x + b0 * J.d, nullptr, n, n, tiles * LANES, J.d, LANES, xt, stream);
+        turn_rows(x + b0 * J.d, nullptr, nullptr, n, n, tiles * LANES, J.d, LANES, xt, stream);
         start_fire(J, xt, tiles, 0, J.m, Activity{h + b0 * J.m, J.m, n}, stream);
     }
 }
@@ -161,7 +161,7 @@ void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const f
     float* parts = pieces.take(plan.parts());
     for (int64_t b0 = 0; b0 < B; b0 += plan.slots) {
         const int64_t n = std::min(plan.slots, B - b0), slots = round_up(n, plan.tile());
-        turn_rows(x + b0 * J.d, nullptr, n, n, slots, J.d, static_cast<int>(plan.tile()), xt, stream);
+        turn_rows(x + b0 * J.d, nullptr, nullptr, n, n, slots, J.d, static_cast<int>(plan.tile()), xt, stream);
         for (int64_t j0 = 0; j0 < c; j0 += plan.outputs) {
             const int64_t outputs = std::min(plan.outputs, c - j0);
             start_respond(plan, J, xt, slots, W + j0 * J.m, mu, outputs, parts, stream);
@@ -188,7 +188,7 @@ void circuit_backward_x(const Wiring& J, const Inverse& inverse, const float* x,
     with_outputs(c, [&](auto C) {
         backward_x(J, inverse, x, B, c, grad_x, pieces, stream,
                    [&](int64_t b0, int64_t n, int64_t slots, int64_t cell0, float* g) {
-                       if (cell0 == 0) turn_rows(grad_y + b0 * c, nullptr, n, n, slots, c, LANES, gt, stream);
+                       if (cell0 == 0) turn_rows(grad_y + b0 * c, nullptr, nullptr, n, n, slots, c, LANES, gt, stream);
                        return ErrorsSentBack<C()>{W, gt, J.m, cell0, slots, static_cast<int>(c), g};
                    });
     });
@@ -199,7 +199,7 @@ void circuit_backward_W(const Wiring& J, const float* x, int64_t B, const float*
     check_sizes(J);
     Plasticity to{};
     to.grad_W = grad_W;
-    start_correlate(J, x, nullptr, B, mu, c, grad_y, to, stream);
+    start_correlate(J, x, nullptr, nullptr, B, mu, c, grad_y, to, stream);
 }
 
 namespace {
@@ -221,10 +221,11 @@ struct LearnPieces {
 };
 }  // namespace
 
-namespace {
-bool one_by_one(const Wiring& J, int64_t batch, int64_t c) {
+bool learns_in_one_kernel(const Wiring& J, int64_t batch, int64_t c) {
     return batch == 1 && c <= MOST_OUTPUTS_ALONE && J.d <= MOST_FIBERS_ALONE;
 }
+
+namespace {
 // The pieces of learn's workspace where batches are single pictures.
 struct AlonePieces {
     float *z, *parts, *arrived;
@@ -259,41 +260,45 @@ void start_learn_alone(const Wiring& J, Run run, void* workspace, Stream stream)
 
 int64_t learn_bytes(const Wiring& J, int64_t N, int64_t batch, int64_t c) {
     Workspace workspace;
-    if (one_by_one(J, batch, c))
+    if (learns_in_one_kernel(J, batch, c))
         AlonePieces(workspace, J, c);
     else
         LearnPieces(workspace, ResponsePlan(J, batch, c), J, N, batch, c);
     return workspace.bytes();
 }
 
-void learn(const Wiring& J, const float* x, const float* t, const int64_t* order, int64_t N, int64_t batch, float* W,
-           int64_t c, float* mu, float* square_avg, const Rule& rule, float* y, void* workspace, Stream stream) {
+void learn(const Wiring& J, const float* x, const float* t, const int64_t* order, int64_t* at, int64_t N,
+           int64_t batch, float* W, int64_t c, float* mu, float* square_avg, const Rule& rule, float* y,
+           void* workspace, Stream stream) {
     check_sizes(J);
-    if (one_by_one(J, batch, c))
-        return start_learn_alone(J, {x, t, order, N, W, c, mu, square_avg, rule, y, nullptr, nullptr, nullptr, 0, 0},
-                                 workspace, stream);
+    if (learns_in_one_kernel(J, batch, c)) {
+        const Run run{x, t, order, at, N, W, c, mu, square_avg, rule, y, nullptr, nullptr, nullptr, 0, 0};
+        start_learn_alone(J, run, workspace, stream);
+        return launch(advance, dim3(1), LANES, 0, stream, at, N);
+    }
     const ResponsePlan plan(J, batch, c);  // of whole batches, so that the last one is summed as they are
     Workspace cut(workspace);
-    const LearnPieces at(cut, plan, J, N, batch, c);
+    const LearnPieces pieces(cut, plan, J, N, batch, c);
     const int64_t slots = round_up(std::min(batch, N), plan.tile());
     const int64_t at_a_time = steps_at_a_time(plan, J, N, batch) * batch;
     const float step = mu && rule.ltd_before ? 1 - rule.ltd_decay : 0.0f;
-    const Plasticity to{nullptr, W, square_avg, mu, at.error_sums, rule};
+    const Plasticity to{nullptr, W, square_avg, mu, pieces.error_sums, rule};
     for (int64_t n0 = 0; n0 < N; n0 += batch) {
         if (n0 % at_a_time == 0)
-            turn_rows(x, order + n0, std::min(at_a_time, N - n0), batch, slots, J.d, static_cast<int>(plan.tile()),
-                      at.xt, stream);
+            turn_rows(x, order + n0, at, std::min(at_a_time, N - n0), batch, slots, J.d, static_cast<int>(plan.tile()),
+                      pieces.xt, stream);
         const int64_t B = std::min(batch, N - n0);
-        const float* xt = at.xt + n0 % at_a_time / batch * slots * J.d;
+        const float* xt = pieces.xt + n0 % at_a_time / batch * slots * J.d;
         for (int64_t j0 = 0; j0 < c; j0 += plan.outputs) {
             const int64_t outputs = std::min(plan.outputs, c - j0);
-            start_respond(plan, J, xt, slots, W + j0 * J.m, mu, outputs, at.parts, stream);
+            start_respond(plan, J, xt, slots, W + j0 * J.m, mu, outputs, pieces.parts, stream);
             launch(collect, dim3(static_cast<unsigned>(outputs)), SUM_WARPS * LANES, 4 * (SUM_WARPS + 1) * LANES,
-                   stream, at.parts, plan.shares, outputs, slots, B, c, j0, t, order + n0, step,
-                   rule.error_factor / static_cast<float>(B), y + n0 * c, at.errors, at.error_sums);
+                   stream, pieces.parts, plan.shares, outputs, slots, B, c, j0, t, order + n0, at, step,
+                   rule.error_factor / static_cast<float>(B), y + n0 * c, pieces.errors, pieces.error_sums);
         }
-        start_correlate(J, x, order + n0, B, mu, c, at.errors, to, stream);
+        start_correlate(J, x, order + n0, at, B, mu, c, pieces.errors, to, stream);
     }
+    launch(advance, dim3(1), LANES, 0, stream, at, N);
 }
 
 }  // namespace cuda

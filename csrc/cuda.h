@@ -12,6 +12,10 @@
 namespace cerebsim {
 namespace cuda {
 
+// Offsets into a tile, in bytes, and numbers of cells are 32-bit: larger circuits raise.
+constexpr int64_t MOST_FIBERS = (1 << 23) - 1;
+constexpr int64_t MOST_CELLS = (1 << 30) - 1;
+
 using Stream = void*;  // a cudaStream_t; null is the default stream
 
 // J read from the mossy fibres, in chunks of INVERSE_CELLS granule cells: in chunk q fibre p drives the
@@ -46,11 +50,16 @@ void circuit_backward_x(const Wiring& J, const Inverse& inverse, const float* x,
 void circuit_backward_W(const Wiring& J, const float* x, int64_t B, const float* mu, int64_t c, const float* grad_y,
                         float* grad_W, Stream stream);
 
-// Learns the N rows order[0] ... order[N - 1] of x and t, batch by batch, as cerebsim::learn. Batches are
-// only put in the stream's queue; a sequence may be cut into calls at whole batches without changing a bit.
+// Learns the next N rows of x and t in an order, batch by batch, as cerebsim::learn: order[*at] ...
+// order[*at + N - 1], whose outputs are the same rows of y; then *at, which lies on the device, moves on by N.
+// So a call that was captured in a CUDA graph learns other rows each time it is replayed. Batches are only put
+// in the stream's queue; a sequence may be cut into calls at whole batches without changing a bit.
 int64_t learn_bytes(const Wiring& J, int64_t N, int64_t batch, int64_t c);
-void learn(const Wiring& J, const float* x, const float* t, const int64_t* order, int64_t N, int64_t batch, float* W,
-           int64_t c, float* mu, float* square_avg, const Rule& rule, float* y, void* workspace, Stream stream);
+void learn(const Wiring& J, const float* x, const float* t, const int64_t* order, int64_t* at, int64_t N,
+           int64_t batch, float* W, int64_t c, float* mu, float* square_avg, const Rule& rule, float* y,
+           void* workspace, Stream stream);
+// Whether a call of learn is one kernel that stays on the device for all N rows, and not a few for every batch.
+bool learns_in_one_kernel(const Wiring& J, int64_t batch, int64_t c);
 
 }  // namespace cuda
 }  // namespace cerebsim

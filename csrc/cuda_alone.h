@@ -32,18 +32,19 @@ __device__ __forceinline__ float sum_of_warp(float value) {
     return value;
 }
 
-// What a run of pictures is learned with.
+// What a run of pictures is learned with: rows order[*at] ... order[*at + N - 1], and those of y.
 struct Run {
     const float* x;
     const float* t;
     const int64_t* order;
+    const int64_t* at;
     int64_t N;
     float* W;
     int64_t c;
     float* mu;
     float* square_avg;
     Rule rule;
-    float* y;           // (N, c)
+    float* y;
     float* z;           // (2, m) for work, unless the cells are in shared memory
     float* parts;       // (2, shares, c) for work
     unsigned* arrived;  // 0
@@ -89,6 +90,8 @@ __device__ __forceinline__ void hear(const Wiring& J, const Run& run, const Kept
 template <int C, bool KEPT>
 __global__ void __launch_bounds__(THREADS, 1) learn_alone(Wiring J, Run run) {
     using Place = std::conditional_t<KEPT, int, int64_t>;
+    run.order += *run.at;
+    run.y += *run.at * run.c;
     const int c = static_cast<int>(run.c);
     const int lane = lane_of_warp(), warp = warp_of_block();
     const int share = run.share, turns = (run.shares + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);

@@ -118,11 +118,12 @@ __device__ __forceinline__ void copy_in(float* to, const float* from, int64_t n)
 }
 
 // Turns rows of `width` numbers into tiles: out (tiles, width, P) from in (rows, width), P a multiple of 32.
-// Slot s of a step's tiles holds row order[step per_step + s], or row step per_step + s where there is no
-// order; slots beyond the step's rows hold 0. A block takes 32 slots and 32 columns at a time.
+// Slot s of a step's tiles holds row order[*at + step per_step + s], or row step per_step + s where there is
+// no order; slots beyond the step's rows hold 0. A block takes 32 slots and 32 columns at a time.
 __global__ void __launch_bounds__(THREADS)
-    turn(const float* in, const int64_t* order, int64_t rows, int64_t per_step, int64_t slots_per_step, int64_t width,
-         int P, float* out) {
+    turn(const float* in, const int64_t* order, const int64_t* at, int64_t rows, int64_t per_step,
+         int64_t slots_per_step, int64_t width, int P, float* out) {
+    if (order) order += *at;
     float* square = shared_memory();  // (LANES, PADDED)
     const int column = lane_of_warp();
     const int64_t slot0 = static_cast<int64_t>(blockIdx.x) * LANES;

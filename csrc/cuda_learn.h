@@ -1,5 +1,6 @@
 // The gradient to W, and learning. A batch takes three kernels: `respond`, with mu as it was; `collect`,
-// which turns that into y and the errors; and `correlate`, which moves mu, the square average and W.
+// which turns that into y and the errors; and `correlate`, which moves mu, the square average and W. Which
+// rows a batch has stands in a counter on the device, *at, so that all of it can be replayed as a graph.
 #pragma once
 
 #include "cuda_circuit.h"
@@ -10,10 +11,13 @@ namespace cuda {
 // y (B, c) and errors (B, c) of a batch from parts (shares, outputs, slots) of W (h - mu), mu still unmoved;
 // a block takes one output. Where mu moves first, by step (mean h - mu), y sinks by step times the mean of
 // W (h - mu) over the batch: the same algebra without another sweep over the cells. t has a row for every
-// picture; error_sums (c) are over the batch.
+// picture; error_sums (c) are over the batch. order and y: from row *at on.
 __global__ void __launch_bounds__(SUM_WARPS* LANES)
     collect(const float* parts, int64_t shares, int64_t outputs, int64_t slots, int64_t B, int64_t c, int64_t j0,
-            const float* t, const int64_t* order, float step, float scale, float* y, float* errors, float* error_sums) {
+            const float* t, const int64_t* order, const int64_t* at, float step, float scale, float* y, float* errors,
+            float* error_sums) {
+    order += *at;
+    y += *at * c;
     float* sums = shared_memory();  // (SUM_WARPS, LANES), then LANES more
     float* lanes = sums + SUM_WARPS * LANES;
     const int lane = lane_of_warp();
@@ -72,6 +76,10 @@ __device__ __forceinline__ void descend(const Rule& rule, float dW, bool rmsprop
     *W -= rule.learning_rate * step;
 }
 
+__global__ void advance(int64_t* at, int64_t rows) {
+    if (threadIdx.x == 0) *at += rows;
+}
+
 template <int C>
 int64_t correlate_bytes(int64_t d_shared, int64_t pictures) {
     return 4 * (d_shared * pictures + pictures * ((C + 3) / 4 * 4));
@@ -79,14 +87,16 @@ int64_t correlate_bytes(int64_t d_shared, int64_t pictures) {
 
 // dW (c, m) = errors (B, c)^T (h - mu). The lanes of a warp are granule cells here, since the sum is over
 // pictures, and so is the mean of h; a block keeps `pictures` rows of x in shared memory as (quads of
-// pictures, d, 4), so that a synapse of four pictures is one load, at the price of bank conflicts.
+// pictures, d, 4), so that a synapse of four pictures is one load, at the price of bank conflicts. The rows
+// are order[*at] and on, or the first B where there is no order.
 //
 // Of 32 cells and 4 pictures: k loads of 16 bytes per lane, about 11 cycles of shared memory each by the
 // chance of conflicts; C / 4 broadcasts per picture; 4 (k + C + 2) multiply-adds.
 template <int C, bool SHARED>
 __global__ void __launch_bounds__(THREADS, 1)
-    correlate(Wiring J, const float* x, const int64_t* order, int64_t B, int64_t pictures, const float* mu, int64_t c,
-              const float* errors, Plasticity to) {
+    correlate(Wiring J, const float* x, const int64_t* order, const int64_t* at, int64_t B, int64_t pictures,
+              const float* mu, int64_t c, const float* errors, Plasticity to) {
+    if (order) order += *at;
     constexpr int WIDTH = (C + 3) / 4 * 4;
     float* xs = shared_memory();
     float* es = SHARED ? xs + J.d * pictures : xs;  // (pictures, WIDTH)

@@ -67,14 +67,15 @@ class Workspace {
 constexpr int64_t ENOUGH = 1 << 24;  // numbers that a piece of workspace holds, unless one tile needs more
 
 inline void check_sizes(const Wiring& J) {
-    // Offsets into a tile, in bytes, and numbers of cells are 32-bit.
-    if (J.d >= 1 << 23 || J.m >= 1 << 30)
-        throw std::runtime_error("the CUDA kernels take fewer than 2^23 mossy fibres and 2^30 granule cells");
+    if (J.d > MOST_FIBERS || J.m > MOST_CELLS)
+        throw std::runtime_error("more mossy fibres or granule cells than the CUDA kernels take");
 }
+
+constexpr int64_t MOST_TILES = 65535;  // what the second side of a grid may have
 
 // Pictures that granule and the gradients take at a time: x, grad_y and g of a chunk of cells are bounded.
 inline int64_t slots_at_a_time(int64_t B, int64_t widest) {
-    const int64_t most = std::max<int64_t>(ENOUGH / widest / LANES, 1) * LANES;
+    const int64_t most = std::clamp<int64_t>(ENOUGH / widest / LANES, 1, MOST_TILES) * LANES;
     return std::min(round_up(B, LANES), most);
 }
 // The width of g in slots is half as much, so that a chunk of 2^18 cells and 32 pictures stays in the L2 cache.

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from ..errors import LearningInterrupted
+from ..graphs import captured
 from .activity import activity, readout_tile
 from .launching import (
     BLOCK_B,
@@ -177,20 +178,11 @@ def _batches(step: Callable, batch_size: int, at, n: int, tick: Callable | None)
     batch = bind(step, batch_size)
     for number in range(1, whole + 1):
         batch()
-        if number == 1 and at.is_cuda and whole > 2:
-            batch = _captured(batch)
+        if number == 1 and whole > 2:
+            batch = captured(batch, at.device)
         if tick is not None and number % BATCHES_PER_TICK == 0 and number * batch_size < n:
             tick(int(at))
     if rest:
         step(rest)
     if tick is not None and n:
         tick(int(at))
-
-
-def _captured(step: Callable) -> Callable:
-    """The step as a CUDA graph; nothing runs while it is captured."""
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.Stream()  # of this device; torch would keep the first it ever captured on
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        step()
-    return graph.replay

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pybind11
@@ -26,8 +27,8 @@ from tolerances import (
     assert_close_to_largest,
 )
 
-from cerebsim import native_cuda, reference
-from cerebsim.errors import LearningInterrupted
+from cerebsim import backends, native_cuda, reference
+from cerebsim.errors import BackendUnavailable, LearningInterrupted
 from cerebsim.wiring import Wiring
 
 ROOT = Path(__file__).parents[1]
@@ -316,6 +317,30 @@ def test_learning_can_be_interrupted(emulate, batch_size):
         native_cuda.learn_(*call, *vars(task.rule).values(), tick=lambda done: 1 / 0)
 
 
+@pytest.mark.parametrize("sizes", [{"c": 3}, {"c": 1025, "batch_size": 1}], ids=str)
+def test_batches_are_learned_by_replays(emulate, monkeypatch, sizes):
+    """Every 16 batches are a graph; here the graph is the call itself."""
+    captured, queued = [], []
+
+    def capture(step, device):
+        captured.append(step.args)
+        return lambda: queued.append(None) or step()
+
+    task = Task(**{"m": 40, "batch_size": 3} | sizes)
+    size = task.learning.batch_size
+    order = torch.randint(0, 40, (70 * size + 2,), generator=torch.Generator().manual_seed(2))
+    expected = learn(task, order, range(size, len(order), size))  # by calls of a batch: no replay
+    monkeypatch.setattr(native_cuda, "captured", capture)
+    monkeypatch.setattr(native_cuda, "_TICK_SECONDS", 1e9)  # calls of 1, 2, 4, 8, 16 ... batches
+    assert same(learn(task, order), expected)
+    assert captured == [(16 * size,)] and len(queued) == 1 + 2
+
+
+def test_a_run_of_single_pictures_is_one_kernel_and_no_graph(emulate, monkeypatch):
+    monkeypatch.setattr(native_cuda, "captured", None)
+    learn(Task(m=40, batch_size=1), torch.arange(40).repeat(2))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_state_in_half_precision_is_learned_in_float32_and_rounded_at_the_end(emulate, dtype):
     task = Task()
@@ -381,6 +406,22 @@ def test_why_it_is_unavailable(monkeypatch):
     assert native_cuda.unavailable() is None
 
 
+def test_a_circuit_that_is_too_large_goes_to_another_backend(emulate, monkeypatch):
+    row = replace(backends.BACKENDS["cuda"], devices=("cpu",), unavailable=lambda: None)
+    table = {"cuda": row, "reference": backends.BACKENDS["reference"]}
+    monkeypatch.setattr(backends, "BACKENDS", table)
+    x = torch.zeros(1, 1)
+    most_d, most_m = native_cuda._cuda.MOST_FIBERS, native_cuda._cuda.MOST_CELLS
+    assert backends.select(x.expand(1, most_d), most_m, dense=False) == "cuda"
+    for d, m in ((most_d + 1, 1), (1, most_m + 1)):
+        assert backends.select(x.expand(1, d), m, dense=False) == "reference"
+        with backends.use_backend("cuda"), pytest.raises(BackendUnavailable, match=f"{d:,} and"):
+            backends.select(x.expand(1, d), m, dense=False)
+    J = native_cuda._cuda.Wiring(most_d + 1, 1, 1, 0, True, 0, 0)
+    with pytest.raises(RuntimeError, match="more mossy fibres"):  # and so do the kernels
+        native_cuda._cuda.granule(J, 0, 1, 0, 0, 0)
+
+
 # On a GPU.
 @pytest.fixture
 def gpu():
@@ -427,6 +468,15 @@ def test_gpu_runs_are_the_same_to_the_last_bit(gpu, batch_size):
     first = case.results(native_cuda) | learn(task, order, device=gpu)
     for _ in range(100):
         assert same(first, case.results(native_cuda) | learn(task, order, device=gpu))
+
+
+@pytest.mark.gpu
+def test_gpu_replays_of_a_graph_are_its_batches(gpu):
+    task = Task(m=5000, batch_size=50)
+    order = torch.randint(0, 40, (10_025,), generator=torch.Generator().manual_seed(3))
+    whole = learn(task, order, device=gpu)
+    for _ in range(10):
+        assert same(whole, learn(task, order, range(100, len(order), 100), device=gpu))
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "cerebsim"
 # its own. A new module is put on a floor here. `learning` and `checkpoint` lie under `model`,
 # because Cerebellum.fit, .save and .load are methods.
 FLOORS = (
-    ("errors", "config", "published"),
+    ("errors", "config", "graphs", "published"),
     ("labels", "files", "wiring", "reference", "native", "native_cuda", "_cpu", "_cuda"),
     ("backends",),
     ("ops",),

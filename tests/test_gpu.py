@@ -48,6 +48,18 @@ def test_autograd_is_the_reference_in_float64(backend, sizes):
         assert_close_to_largest(mine, right, BACKEND)
 
 
+def test_more_mossy_fibres_than_the_cuda_kernels_take():
+    """Backend "auto" goes on to one that does."""
+    case = on_gpu(B=3, m=1000, d=2**23)
+    got = gradients(case, torch.float32)
+    with use_backend("reference"):
+        expected = gradients(case, torch.float64)
+    for mine, right in zip(got, expected, strict=True):
+        assert_close_to_largest(mine, right, BACKEND)
+    with use_backend("cuda"), pytest.raises(BackendUnavailable, match="mossy fibres"):
+        ops.granule(case.x, case.J)
+
+
 def test_the_gradient_is_the_slope(backend):
     """Of a loss that is linear where no cell's sign changes: exact but for rounding."""
     case = on_gpu(B=3, m=500)

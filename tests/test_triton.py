@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -326,11 +326,11 @@ def test_learning_in_halves_keeps_their_dtype(backend, dtype):
 def test_every_batch_is_learned_once_where_most_are_replays(interpreted, monkeypatch):
     """The way through the batches that a GPU takes, with a graph that is the step itself."""
     learning = module_of(interpreted, "learn_")
-    captured, learned = [], []
-    monkeypatch.setitem(learning, "_captured", lambda step: captured.append(len(learned)) or step)
+    captured, learned, at = [], [], torch.zeros(1, dtype=torch.int64)
+    monkeypatch.setitem(learning, "captured", lambda step, _: captured.append(len(learned)) or step)
     for n in (3, 7, 14, 20, 21, 23):
         learned.clear()
-        learning["_batches"](learned.append, 7, SimpleNamespace(is_cuda=True), n, None)
+        learning["_batches"](learned.append, 7, at, n, None)
         assert learned == [7] * (n // 7) + [n % 7] * (n % 7 > 0)
     assert captured == [1, 1]  # only where more than two batches are whole: 21 and 23
 
