@@ -85,8 +85,9 @@ class LearningConfig:
     """RMSprop's eps, outside the square root."""
     ltd_decay: float = 0.99
     """beta of the moving average mu <- beta mu + (1 - beta) mean_batch(h)."""
-    ltd_update: Literal["before", "after"] = "before"
-    """Update mu from the batch before it is subtracted from it (the paper's code), or after."""
+    ltd_update: Literal["before", "after", "exact"] = "before"
+    """Update mu from the batch before it is subtracted from it (the paper's code), or after;
+    exact: no moving average but the mean of h over all training pictures, taken before learning."""
     error: Literal["mean", "sum"] = "mean"
     """Gradient of the outputs: 2e/(Bc), the mean over batch and classes (the paper's code), or
     e/B, eq. 3 of the paper."""
@@ -102,7 +103,7 @@ class LearningConfig:
         expect_integer(self.batch_size, "batch_size", 1, "1 learns picture by picture.")
         expect_integer(self.seed, "seed", 0, "Any whole number orders the pictures.")
         expect_choice(self.rule, "rule", RULES)
-        expect_choice(self.ltd_update, "ltd_update", ("before", "after"))
+        expect_choice(self.ltd_update, "ltd_update", ("before", "after", "exact"))
         expect_choice(self.error, "error", ("mean", "sum"))
         expect_choice(self.checkpoint, "checkpoint", ("last", "best_test"))
         positive, none = "a number > 0", "None is 0.5 / granule_cells."
@@ -117,6 +118,11 @@ class LearningConfig:
         if self.stop_at is not None:
             share = "an accuracy in (0, 1], or None"
             expect_number(self.stop_at, "stop_at", share, lambda v: 0 < v <= 1, "None never stops.")
+
+    @property
+    def beta(self) -> float:
+        """The share of mu that a batch leaves: `ltd_decay`, or 1 where mu is exact and stays."""
+        return 1.0 if self.ltd_update == "exact" else self.ltd_decay
 
     def rate(self, granule_cells: int) -> float:
         """The learning rate for m granule cells."""

@@ -63,7 +63,7 @@ class Centring(nn.Module):
     """LTD: z = h - mu, with mu <- beta mu + (1 - beta) mean_batch(h) while training.
 
     mu (m) starts at 0 and is frozen in eval mode. `update` "before" moves mu from the batch before
-    it is subtracted from it (the paper's code), "after" afterwards.
+    it is subtracted from it (the paper's code), "after" afterwards. With decay 1 mu stays.
     """
 
     def __init__(self, granule_cells: int, decay: float = 0.99, update: str = "before"):

@@ -85,6 +85,12 @@ def accuracy(circuit: Circuit, x: Tensor, y: Tensor, batch_size: int = 256) -> f
     return right / len(x)
 
 
+def mean_activity(wiring: Wired, x: Tensor, batch_size: int = 50) -> Tensor:
+    """The mean (m) of h over pictures x (N, d), summed in float64; batch_size bounds the memory."""
+    parts = (ops.granule(part, wiring) for part in x.split(batch_size))
+    return sum(h.sum(0, dtype=torch.float64) for h in parts) / len(x)
+
+
 @torch.no_grad()
 def learn(
     circuit: Circuit,
@@ -116,6 +122,8 @@ def learn(
     pictures = checkpoint.checksum(x, y) if out else None
     settings = settings | {"learning": asdict(config), "pictures": pictures}
     state = _start(circuit, config, settings, out)
+    if config.ltd_update == "exact" and circuit.mu is not None and state.epoch + state.done == 0:
+        circuit.mu.copy_(mean_activity(circuit.wiring, x))
     rule = ops.Rule.of(config, circuit.W.shape[1], c)
     t = targets(y, c, x.dtype)
     with _interrupts_held() as pressed, _bar(progress, config.epochs * len(x)) as show:

@@ -137,7 +137,7 @@ class Cerebellum(nn.Module):
         )
         config = LearningConfig(**settings)
         if self.centring is not None:
-            self.centring.decay, self.centring.update = config.ltd_decay, config.ltd_update
+            self.centring.decay, self.centring.update = config.beta, config.ltd_update
         history = learning.learn(
             self._circuit(),
             self._pictures("train", train),

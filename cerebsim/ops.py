@@ -57,7 +57,7 @@ class Rule:
             learning_rate=config.rate(granule_cells),
             decay=config.decay,
             rms_eps=config.rms_eps,
-            ltd_decay=config.ltd_decay,
+            ltd_decay=config.beta,
             ltd_before=config.ltd_update == "before",
         )
 

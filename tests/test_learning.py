@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from tolerances import (
+    BACKEND,
     FLOAT64,
     RMSPROP_MEAN_IN_RATES,
     RMSPROP_OUTPUTS,
@@ -274,6 +275,28 @@ def test_two_classes_are_learned_by_one_purkinje_cell(digits, batch_size):
     assert ((logits[:, 0] > 0) == (y[keep] == 1)).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("batch_size", [1, 50])
+@pytest.mark.parametrize("wiring", ["random", "full"])
+def test_an_exact_mean_is_taken_once_and_stays(digits, wiring, batch_size):
+    train = digits.train.first(230)
+    net = Cerebellum(64, 300, wiring=wiring)
+    settings = {"epochs": 2, "batch_size": batch_size, "progress": False}
+    net.fit(train, ltd_update="exact", **settings)
+    J = Wiring(64, *net.granule.operands[1:])
+    mean = (train.x.flatten(1).double() @ J.dense().double()).relu().mean(0)
+    assert_close_to_largest(net.mu, mean, BACKEND)
+    mu, other = net.mu.clone(), Cerebellum(64, 300, wiring=wiring)
+    net.train()
+    net(train.x)
+    assert torch.equal(net.mu, mu)
+    # The same as a moving average that begins there and never moves.
+    other.mu.copy_(mu)
+    with pytest.raises(ArgumentError):
+        other.fit(train, ltd_decay=1.0, **settings)
+    other.fit(train, ltd_decay=1 - 1e-12, **settings)
+    assert_close_to_largest(net.W, other.W.double(), RMSPROP_OUTPUTS)
+
+
 # Resuming. 120 pictures, so that batches of 50 leave a smaller last one.
 SMALL = {"epochs": 3, "progress": False}
 
@@ -345,14 +368,17 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert torch.equal(Cerebellum.load(tmp_path).W, whole[0].W)
 
 
-def test_an_interrupted_run_goes_on_where_one_picture_is_left(digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize("settings", [{}, {"ltd_update": "exact"}])
+def test_an_interrupted_run_goes_on_where_one_picture_is_left(
+    digits, tmp_path, monkeypatch, settings
+):
     """A batch of one picture, since it is the last, is still a batch of the settings' size."""
-    whole = trained(digits, n=101)
+    whole = trained(digits, n=101, **settings)
     with monkeypatch.context() as patch:
         interrupt_after(2, 100, patch)
         with pytest.raises(KeyboardInterrupt):
-            trained(digits, tmp_path, n=101)
-    assert equal(trained(digits, tmp_path, n=101), whole)
+            trained(digits, tmp_path, n=101, **settings)
+    assert equal(trained(digits, tmp_path, n=101, **settings), whole)
 
 
 @pytest.mark.parametrize("kept", ["last", "best_test"])
