@@ -1,8 +1,8 @@
 """Floor 1: the CPU kernels of csrc/ as functions of tensors; the only file that knows addresses.
 
 Signatures are those of `reference`. What the native code is owed is paid here: float32, contiguous
-memory that stays alive during the call, the thread count, errors as exceptions. The dense wiring
-("full", indices None) is not served: its product is the BLAS's.
+memory that stays alive during the call, the thread count, errors as exceptions. Of the dense wiring
+("full", indices None) only `learn_` is served: the rest are products, and the BLAS's.
 """
 
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from . import reference
 from .errors import LearningInterrupted, expect
 
 try:
@@ -17,6 +18,9 @@ try:
 except ImportError as error:  # a source tree without a build, or a platform without the compiler
     _cpu = None
     _missing = f"the native extension is not built ({error}); pip install . builds it"
+
+
+_DENSE_NUMBERS = 1 << 22  # of h at a time, 16 MB
 
 
 def unavailable() -> str | None:
@@ -135,6 +139,10 @@ def learn_(
     ltd_before,
     tick=None,
 ):
+    if indices is None:
+        state = W, mu, square_avg
+        rule = batch_size, error_factor, learning_rate, decay, rms_eps, ltd_decay, ltd_before
+        return _learn_dense(x, t, order, weights, thresholds, state, rule, tick)
     x, t, order = _ready(x, t, order)
     indices, weights, thresholds = _ready(indices, weights, thresholds)
     J = _wiring(x.shape[1], indices, weights, thresholds)
@@ -146,4 +154,26 @@ def learn_(
     done, interrupted = _call(_cpu.learn, x, J, *arguments, torch.get_num_threads(), tick)
     if interrupted:
         raise LearningInterrupted(done, y[:done])
+    return y
+
+
+def _learn_dense(x, t, order, weights, thresholds, state, rule, tick):
+    """Learning with the dense wiring. h does not depend on W, so the BLAS makes many batches of it
+    at once, and it is learned by a wiring in which every granule cell has one input, its h.
+    """
+    m, batch_size = weights.shape[1], rule[0]
+    itself = torch.arange(m, dtype=torch.int32)[None], torch.ones(1, m), None
+    pictures = max(1, _DENSE_NUMBERS // (m * batch_size)) * batch_size
+    y = t.new_empty(len(order), t.shape[1])
+    for first in range(0, len(order), pictures):
+        rows = order[first : first + pictures]
+        h = reference.granule(x[rows], None, weights, thresholds)
+        here = torch.arange(len(rows))
+        so_far = None if tick is None else lambda done, first=first: tick(first + done)
+        try:
+            y[first : first + len(rows)] = learn_(h, t[rows], here, *itself, *state, *rule, so_far)
+        except LearningInterrupted as stop:
+            done = first + stop.done
+            y[first:done] = stop.y
+            raise LearningInterrupted(done, y[:done]) from None
     return y

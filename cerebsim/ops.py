@@ -198,14 +198,15 @@ def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None):
         _expect_tensor("t", t, (x.shape[0], len(W)), x)
 
 
-def _serve(x: Tensor, J: tuple[Tensor | None, Tensor, Tensor | None]):
-    """The backend's module for a call."""
+def _serve(x: Tensor, J: tuple[Tensor | None, Tensor, Tensor | None], learns: bool = False):
+    """The backend's module for a call; the CPU's kernels can learn with the dense wiring too."""
     indices, weights, _ = J
-    name = backends.select(x, weights.shape[1], dense=indices is None)
+    dense = indices is None
+    name = backends.select(x, weights.shape[1], dense and not (learns and x.device.type == "cpu"))
     # The CPU's kernels look for NaN on their way. A CUDA graph cannot stop to look: whoever
     # captures one checks what goes in.
     captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
-    if name != "cpu" and not captured and not bool(torch.isfinite(x).all()):
+    if (name != "cpu" or dense) and not captured and not bool(torch.isfinite(x).all()):
         odd = int((~torch.isfinite(x)).any(dim=1).nonzero()[0])
         got = f"NaN or infinity in picture {odd}"
         raise ArgumentError("x", got, "finite numbers", "Clean the input.")
@@ -287,7 +288,7 @@ def _learn(x, t, order, d, indices, weights, thresholds, W, mu, square_avg, batc
         good = 0 <= low and high < len(x)
         expect(good, "order", f"rows {low}..{high}", f"0..{len(x) - 1}", "Pass row numbers of x.")
     J = indices, weights, thresholds
-    module = _serve(x, J)
+    module = _serve(x, J, learns=True)
     return module.learn_(x, t, order, *J, W, mu, square_avg, batch_size, *rule, tick=_tick.get())
 
 

@@ -16,7 +16,7 @@ from tolerances import (
     assert_close_to_largest,
 )
 
-from cerebsim import Cerebellum, load_data, ops, use_backend
+from cerebsim import Cerebellum, load_data, native, ops, use_backend
 from cerebsim import checkpoint as files
 from cerebsim.config import CircuitConfig, LearningConfig
 from cerebsim.errors import ArgumentError, CerebsimError, LearningInterrupted
@@ -244,6 +244,37 @@ def test_a_tick_sees_progress_and_may_stop_the_learning():
 
 def _interrupt(done):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_dense_wiring_is_learned_product_by_product(monkeypatch, batch_size):
+    """However many batches a product is for; ticks and interruptions count over all of them."""
+    task = Task(wiring="full", batch_size=batch_size)
+    order = torch.arange(40)
+    whole = task.learn(order)
+    monkeypatch.setattr(native, "_DENSE_NUMBERS", 2 * batch_size * 200)
+    for name, value in task.learn(order).items():
+        assert_close_to_largest(value, whole[name].double(), RMSPROP_OUTPUTS)
+    settings = {"rule": task.rule, "batch_size": batch_size}
+    seen, state = [], task.fresh()
+    ops.learn_(task.x, task.t, task.J, **state, **settings, tick=seen.append)
+    assert seen == sorted(seen) and seen[-1] == 40 and len(seen) >= 40 // (2 * batch_size)
+
+    def interrupt(done):
+        if done > 2 * batch_size:
+            raise KeyboardInterrupt
+
+    state = task.fresh()
+    with pytest.raises(LearningInterrupted) as stop:
+        ops.learn_(task.x, task.t, task.J, **state, **settings, tick=interrupt)
+    done = stop.value.done
+    assert done > 2 * batch_size and done % batch_size == 0 and len(stop.value.y) == done
+    for name, value in task.learn(torch.arange(done)).items():
+        got = (state | {"y": stop.value.y})[name]
+        assert_close_to_largest(got, value.double(), RMSPROP_OUTPUTS)
+    task.x[3, 5] = torch.nan
+    with pytest.raises(ArgumentError, match="picture 3"):
+        task.learn(order)
 
 
 @pytest.fixture(scope="module")
