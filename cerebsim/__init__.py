@@ -4,6 +4,7 @@ The whole public API on one screen. Importing it loads torch, numpy and safetens
 """
 
 from .attacks import FGSM, PGD, AttackResult, Noise
+from .autoattack import AutoAttack
 from .backends import use_backend
 from .config import CircuitConfig, LearningConfig, preset
 from .data import Data, Pictures, load_data
@@ -14,10 +15,12 @@ from .errors import (
     CheckpointError,
     DataNotFound,
 )
-from .evaluation import Evaluation, accuracy, evaluate, worst_case_suite
+from .evaluation import Evaluation, accuracy, evaluate
 from .layers import Centring, GranuleLayer, Readout
 from .learning import History
 from .model import Cerebellum
+from .square import Square
+from .suites import attack_suite
 
 __version__ = "0.1.0"
 
@@ -26,6 +29,7 @@ __all__ = [
     "PGD",
     "ArgumentError",
     "AttackResult",
+    "AutoAttack",
     "BackendUnavailable",
     "Centring",
     "Cerebellum",
@@ -41,10 +45,11 @@ __all__ = [
     "Noise",
     "Pictures",
     "Readout",
+    "Square",
     "accuracy",
+    "attack_suite",
     "evaluate",
     "load_data",
     "preset",
     "use_backend",
-    "worst_case_suite",
 ]

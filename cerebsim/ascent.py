@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .errors import expect
 from .graphs import captured
 from .labels import decide
-from .losses import Loss, loss_function, picture_losses
+from .losses import Loss, loss_function, margin, picture_losses
 
 
 @runtime_checkable
@@ -100,6 +100,14 @@ class Found:
             torch.zeros(n, dtype=torch.bool, device=x.device),
             torch.zeros(n, dtype=torch.int64, device=x.device),
         )
+
+    @classmethod
+    @torch.no_grad()
+    def seen(cls, model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> "Found":
+        """One picture or more as they are; success is a wrong decision, the score the margin."""
+        logits = torch.cat([model(part) for part in x.split(batch_size)])
+        decisions = decide(logits)
+        return cls(x, picture_losses(margin, logits, y), decisions != y, decisions)
 
     def of(self, rows: Tensor) -> "Found":
         return Found(*(tensor[rows] for tensor in vars(self).values()))

@@ -29,6 +29,17 @@ def evaluating(model: nn.Module):
             module.training = mode
 
 
+def check_planes(x: Tensor) -> None:
+    """Raise `ArgumentError` unless pictures have rows and columns."""
+    expect(
+        x.ndim == 4,
+        "x",
+        f"shape {tuple(x.shape)}",
+        "pictures of shape (N, C, H, W)",
+        "Reshape them, with C = 1 for grey ones, or attack by PGD, which takes any shape.",
+    )
+
+
 def check_pictures(model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> None:
     """Raise `ArgumentError` unless pictures, labels, bounds and the model's logits fit together."""
     tensor = isinstance(x, Tensor)

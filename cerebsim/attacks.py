@@ -2,6 +2,7 @@
 
 An adversarial picture lies in the ball |adv - x| <= eps (up to one rounding) and inside `bounds`.
 There is one loop, in `ascent`; FGSM is one step of it, noise its random starts without a step.
+Attacks that search otherwise (`square`, `autoattack`) are an `Attack` too.
 """
 
 import time
@@ -12,7 +13,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .ascent import Plan, Search
+from .ascent import Found, Plan, Search
 from .attackable import check_pictures, evaluating
 from .errors import expect, expect_choice, expect_integer
 from .losses import Loss, loss_function, loss_name
@@ -23,12 +24,13 @@ class AttackResult:
     """What one attack at one eps did to N pictures; the tensors are on the pictures' device."""
 
     attack: str
-    """Its class: "Noise", "FGSM" or "PGD"."""
+    """Its class: "Noise", "FGSM", "PGD", "Square" or "AutoAttack"."""
     settings: dict
     """Every setting used, with this eps and the resolved alpha: `PGD(**settings)` repeats it.
     A loss of your own is recorded by its name."""
     adversarial: Tensor
-    """(N, ...), as x. Where success is False: the picture with the highest loss found."""
+    """(N, ...), as x. Where success is False: the picture with the highest loss found, or what the
+    attack says it leaves."""
     success: Tensor
     """(N,) bool: the decision is wrong, or the wanted one if targeted."""
     loss: Tensor
@@ -43,8 +45,13 @@ class AttackResult:
         return (~self.success).double().mean().item()
 
 
-class _Attack:
-    """What the three attacks share: the settings' checks and the way from eps to results."""
+class Attack:
+    """What all attacks share: the settings' checks and the way from eps to results.
+
+    A frozen dataclass with `eps` and `bounds` that says in `_found` what it finds at one eps.
+    """
+
+    targeted = False
 
     def __post_init__(self):
         eps = self.eps
@@ -93,41 +100,67 @@ class _Attack:
 
         Deterministic: random numbers depend on (seed, restart) and the picture's place in x, not
         on batch_size or device. A model whose outputs do not depend on the batch gets the same
-        adversarial pictures from any batch_size. Bad input is an `ArgumentError`.
+        adversarial pictures from any batch_size. (`Square` and `AutoAttack` repeat themselves too,
+        and say what else their random numbers depend on.) Bad input is an `ArgumentError`.
         """
         several = isinstance(self.eps, tuple)
         expect_integer(batch_size, "batch_size", 1, "256 suits most models.")
         with evaluating(model):
-            check_pictures(model, x, y, self.bounds)
+            self.check(model, x, y)
             results = [
-                self._attack(self._plan(eps), model, x.detach(), y, batch_size, progress)
+                self._result(eps, model, x.detach(), y, batch_size, progress)
                 for eps in (self.eps if several else (self.eps,))
             ]
         return results if several else results[0]
 
-    def _attack(self, plan: Plan, model, x, y, batch_size, progress) -> AttackResult:
+    def check(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Raise `ArgumentError` unless `model`, in eval mode, can be attacked with x and y."""
+        check_pictures(model, x, y, self.bounds)
+
+    def _result(self, eps: float, model, x, y, batch_size, progress) -> AttackResult:
         """The result at one eps."""
         began = time.perf_counter()
-        search = Search(plan, model, x, y)
+        search = (eps, model, x, y, batch_size, progress)
+        found = self._found(*search) if len(x) else Found.nothing(x)
+        return AttackResult(
+            attack=type(self).__name__,
+            settings=self._settings(eps),
+            adversarial=found.adversarial,
+            success=found.success,
+            loss=-found.score if self.targeted else found.score,
+            decisions=found.decisions,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _found(self, eps: float, model, x, y, batch_size, progress) -> Found:
+        """What is found at one eps for one picture or more; the score is minus the loss if
+        targeted. `progress` as in `attack`."""
+        raise NotImplementedError
+
+    def _settings(self, eps: float) -> dict:
+        """What repeats the attack at this eps, for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"eps": eps}
+
+
+class _Planned(Attack):
+    """An attack that the loop of `ascent` carries out, as `_plan` says."""
+
+    def _found(self, eps: float, model, x, y, batch_size, progress) -> Found:
+        search = Search(self._plan(eps), model, x, y)
         search.run(batch_size, progress)
-        settings = {f.name: getattr(self, f.name) for f in fields(self)} | {"eps": plan.eps}
+        return search.found
+
+    def _settings(self, eps: float) -> dict:
+        settings, plan = super()._settings(eps), self._plan(eps)
         if "alpha" in settings:
             settings["alpha"] = plan.alpha or None  # 0 where eps is 0, and no PGD takes it
         if "loss" in settings:
             settings["loss"] = loss_name(plan.loss)
-        return AttackResult(
-            attack=type(self).__name__,
-            settings=settings,
-            adversarial=search.found.adversarial,
-            success=search.found.success,
-            loss=-search.found.score if plan.targeted else search.found.score,
-            decisions=search.found.decisions,
-            seconds=time.perf_counter() - began,
-        )
+        return settings
 
 
 @dataclass(frozen=True)
-class Noise(_Attack):
+class Noise(_Planned):
     """adv = clamp(x + eps u, bounds), u uniform in [-1, 1] or in its corners {-1, 1}.
 
     The weakest attack, a sanity check of the others. Of several draws the first goes to every
@@ -154,7 +187,7 @@ class Noise(_Attack):
 
 
 @dataclass(frozen=True)
-class FGSM(_Attack):
+class FGSM(_Planned):
     """adv = clamp(x + eps sign(dL/dx), bounds) (Goodfellow et al. 2015), for every picture.
 
     It is `PGD(eps, alpha=eps, steps=1, random_start=False, keep="last")`. The paper's: loss="mse".
@@ -174,7 +207,7 @@ class FGSM(_Attack):
 
 
 @dataclass(frozen=True)
-class PGD(_Attack):
+class PGD(_Planned):
     """Projected gradient descent (Madry et al. 2018). With g = dL/dx at adv, one step is
 
         adv   = adv + alpha sign(g)             (minus, if targeted)

@@ -14,11 +14,13 @@ import tyro
 from . import checkpoint, plots, results
 from .adversarial import AdversarialSet, verify
 from .analysis import Layer, analyze
+from .autoattack import AutoAttack
 from .cli_make import Backend
 from .data import Data, load_data
 from .errors import CerebsimError, expect
 from .labels import check_labels, decide
 from .model import Cerebellum
+from .square import Square
 from .trials import LOSSES, attack_all, load, suite, train_record
 
 
@@ -32,6 +34,8 @@ class Attack:
     """Greatest change of a pixel, on the scale 0..1."""
     loss: tuple[Literal["mse", "ce", "margin", "dlr"], ...] = LOSSES
     """What the sound PGD climbs, each for itself; the worst case is over all."""
+    strong: bool = False
+    """Also Square and AutoAttack (pip install cerebsim[attacks]), which take many times as long."""
     data: str | None = None
     """None: the data the circuit was trained with."""
     data_dir: str | None = None
@@ -51,6 +55,8 @@ class Attack:
         net = load(self.run_folder, self.device)
         data = data_of(self.run_folder, self.data, self.data_dir)
         attacks = suite(self.eps, self.loss)
+        if self.strong:
+            attacks |= {"square": Square(self.eps), "autoattack": AutoAttack(self.eps)}
         recipe = {
             "name": f"attack {data.name}",
             "circuit": digest(self.run_folder),
@@ -148,6 +154,8 @@ _LABELS = {
     "sound_ce": "PGD on ce, best iterate",
     "sound_margin": "PGD on margin, best iterate",
     "sound_dlr": "PGD on dlr, best iterate",
+    "square": "Square, without any gradient",
+    "autoattack": "AutoAttack, standard",
     "worst": "worst case over all of these",
 }
 

@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .adversarial import AdversarialSet
 from .attackable import evaluating
-from .attacks import FGSM, PGD, AttackResult, Noise
+from .attacks import Attack, AttackResult
 from .errors import expect, expect_integer
 from .labels import check_labels, decide
+from .suites import attack_suite
 
 
 @dataclass(frozen=True)
@@ -81,29 +83,6 @@ TARGETS = 3
 """Wrong classes that a targeted attack aims at, one after another, the likeliest first."""
 
 
-def worst_case_suite(eps: float | Sequence[float] = 0.1) -> list[PGD]:
-    """The attacks whose per-picture worst case is reported: PGD over mse, ce and margin.
-
-    One loss alone can mislead: mse and ce may climb without coming nearer to the boundary.
-    """
-    return [PGD(eps, loss=loss) for loss in ("mse", "ce", "margin")]
-
-
-def full_suite(
-    eps: float | Sequence[float] = 0.1, classes: int = 10, restarts: int = 5
-) -> list[Noise | FGSM | PGD]:
-    """Noise, FGSM and PGD over every loss that c = `classes` outputs have, a targeted PGD on the
-    margin, and one with restarts: what a robust accuracy should withstand before it is reported.
-    """
-    losses = ("mse", "ce", "margin", "dlr")[: 4 if classes >= 3 else 3]
-    attacks: list[Noise | FGSM | PGD] = [Noise(eps), Noise(eps, draws=10, kind="corner")]
-    for loss in losses:
-        attacks += [FGSM(eps, loss=loss), PGD(eps, loss=loss)]
-    if classes >= 3:
-        attacks.append(PGD(eps, loss="margin", targeted=True))
-    return [*attacks, PGD(eps, loss="margin", restarts=restarts, seed=1)]
-
-
 def accuracy(net: nn.Module, pictures: Iterable[Tensor], batch_size: int = 256) -> float:
     """Share of pictures decided right, 0..1, in eval mode and without a gradient.
 
@@ -121,25 +100,31 @@ def evaluate(
     net: nn.Module,
     pictures: Iterable[Tensor],
     attacks: Iterable | None = None,
+    suite: Literal["default", "strong"] | None = None,
+    eps: float | Sequence[float] | None = None,
     limit: int | None = None,
     batch_size: int = 256,
     progress: bool = True,
 ) -> Evaluation:
     """Accuracy of `net` on clean pictures, under each attack, and in the worst case over all.
 
-    `pictures` as in `accuracy`; `limit` takes the first that many. `attacks` are untargeted
-    `Noise`, `FGSM`, `PGD`, each with one eps or several; None: noise, FGSM and
-    `worst_case_suite` at eps = 0.1. A targeted attack aims at the `TARGETS` likeliest wrong classes
-    of each picture in turn; any wrong decision counts. `progress` shows a bar per attack on a
-    terminal.
+    `pictures` as in `accuracy`; `limit` takes the first that many. `attacks` are `Noise`, `FGSM`,
+    `PGD`, `Square`, `AutoAttack`, each with one eps or several; in their place `suite` ("default")
+    and `eps` (0.1) name those of `attack_suite`. A targeted attack aims at the `TARGETS` likeliest
+    wrong classes of each picture in turn; any wrong decision counts. `progress` shows a bar per
+    attack on a terminal.
+
+    Bad input is an `ArgumentError`, also a suite or an eps beside `attacks`; pictures and outputs
+    that an attack cannot take are one before the first begins.
     """
-    if attacks is None:
-        attacks = [Noise(0.1), FGSM(0.1), *worst_case_suite(0.1)]
-    attacks = _checked(attacks)
     with evaluating(net):
         x, y = _pictures(net, pictures, limit)
         logits = _logits(net, x, batch_size)
         check_labels(y, logits.shape[1], "pictures")
+        attacks = _attacks(attacks, suite, eps, logits.shape[1])
+        for attack in attacks:
+            if isinstance(attack, Attack):
+                attack.check(net, x, y)
         right = decide(logits) == y
         clean, rows, found = right.double().mean().item(), [], {}
         for attack in attacks:
@@ -158,10 +143,10 @@ def evaluate(
                     at.add(result)
 
     survived, attacked, smaller = {}, {}, _Fooled(x, right)
-    for eps in sorted(found):
-        smaller.add_all(found[eps])
-        survived[eps], attacked[eps] = smaller.right.clone(), smaller.pictures.clone()
-    worst_case = {eps: alive.double().mean().item() for eps, alive in survived.items()}
+    for radius in sorted(found):
+        smaller.add_all(found[radius])
+        survived[radius], attacked[radius] = smaller.right.clone(), smaller.pictures.clone()
+    worst_case = {radius: alive.double().mean().item() for radius, alive in survived.items()}
     bounds = next((attack.bounds for attack in attacks if hasattr(attack, "bounds")), (0.0, 1.0))
     about = {"attacks": [asdict(row) for row in rows]}
     pictures = AdversarialSet(x, y, attacked, bounds, about)
@@ -233,8 +218,19 @@ def _pictures(
     return x.to(parameter.device), y.to(parameter.device)
 
 
-def _checked(attacks: Iterable) -> list:
-    """The attacks as a list, each of them one that `evaluate` can use."""
+def _attacks(attacks: Iterable | None, suite, eps, outputs: int) -> list:
+    """The attacks as a list, each of them one that `evaluate` can use, or those of a suite."""
+    if attacks is None:
+        named, radius = "default" if suite is None else suite, 0.1 if eps is None else eps
+        return attack_suite(named, radius, outputs)
+    for name, value in (("suite", suite), ("eps", eps)):
+        expect(
+            value is None,
+            name,
+            f"{value!r} beside attacks",
+            "attacks, or a suite at an eps",
+            "Give each attack its own eps, or leave attacks out.",
+        )
     several = isinstance(attacks, Iterable)
     for attack in (attacks := list(attacks) if several else [attacks]):
         instance = not isinstance(attack, type) and hasattr(attack, "attack")

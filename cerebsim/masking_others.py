@@ -2,18 +2,18 @@
 
 from dataclasses import asdict, replace
 
-import torch
 from torch import nn
 
-from .attacks import PGD
+from .attacks import PGD, Attack
+from .autoattack import AutoAttack
 from .baselines import CNN
-from .errors import expect
+from .errors import ArgumentError, CerebsimError, expect
 from .labels import decide
 from .masking_case import Case, NotRun, share
 from .masking_gradient import Ruling
 from .masking_search import ROUNDING
-from .masking_square import Square
 from .model import Cerebellum
+from .square import Square
 
 # Check 11.
 MOST_SQUARE_GAIN = 0.002
@@ -26,11 +26,10 @@ MOST_AUTOATTACK_GAIN = 0.02
 
 def square(case: Case) -> dict:
     """Check 11: an attack by outputs alone, against the attack by gradients."""
-    if case.x.ndim != 4:
-        raise NotRun("Square needs pictures of shape (N, C, H, W)")
     effort = case.effort.queries
     attack = Square(case.eps, effort, bounds=case.attack.bounds, seed=case.attack.seed)
-    _, needed = attack.attack(case.net, case.x, case.y, batch_size=case.batch_size)
+    _expect_fit(attack, case)
+    _, needed = attack.search(case.eps, case.net, case.x, case.y, case.batch_size)
     case.count("Square", needed <= effort)
     at = sorted({round(effort ** (i / SHOWN_QUERIES)) for i in range(SHOWN_QUERIES + 1)})
     return {
@@ -126,26 +125,15 @@ def transfer_is_no_better(n: dict) -> Ruling:
 
 def autoattack(case: Case) -> dict:
     """Check 14: AutoAttack, standard (Croce & Hein 2020): four strong attacks without settings."""
+    if case.attack.bounds != AutoAttack.bounds:
+        raise NotRun("AutoAttack needs pictures within 0..1")
     try:
-        from pyautoattack import AutoAttack
-    except ImportError:
-        raise NotRun("install cerebsim[attacks], which brings pyautoattack") from None
-    if case.clean.shape[1] < 4:  # its targeted DLR needs the third and fourth largest output
-        raise NotRun("AutoAttack's standard version needs at least 4 outputs")
-    if case.x.ndim != 4 or case.attack.bounds != (0.0, 1.0):
-        raise NotRun("AutoAttack needs pictures of shape (N, C, H, W) within 0..1")
-    # It aims at nine wrong classes, of which there may be fewer.
-    targets = min(9, case.clean.shape[1] - 1)
-    theirs = AutoAttack(
-        case.net, eps=case.eps, norm="Linf", seed=case.attack.seed, device=str(case.x.device)
-    )
-    theirs.apgd_targeted.n_target_classes = theirs.fab.n_target_classes = targets
-    with torch.random.fork_rng():  # it seeds torch's own generator
-        made, _ = theirs.run_standard_evaluation(case.x, case.y, batch_size=case.batch_size)
-    with torch.no_grad():
-        right = decide(case.logits(made)) == case.y
-    case.count("AutoAttack", ~right)
-    return {"theirs": share(right), "attack": case.result.accuracy, "clean": case.clean_accuracy}
+        attack = AutoAttack(case.eps, seed=case.attack.seed)
+    except CerebsimError as error:  # pyautoattack is missing
+        raise NotRun(error) from None
+    _expect_fit(attack, case)
+    theirs = case.run(attack, "AutoAttack").accuracy
+    return {"theirs": theirs, "attack": case.result.accuracy, "clean": case.clean_accuracy}
 
 
 def ours_is_close(n: dict) -> Ruling:
@@ -154,3 +142,11 @@ def ours_is_close(n: dict) -> Ruling:
         f"AutoAttack leaves {n['theirs']:.1%} right, the attack {n['attack']:.1%}"
         + ("." if good else f": report {n['theirs']:.1%} and not ours.")
     )
+
+
+def _expect_fit(attack: Attack, case: Case) -> None:
+    """Raise `NotRun` unless the attack can take this network and these pictures."""
+    try:
+        attack.check(case.net, case.x, case.y)
+    except ArgumentError as error:
+        raise NotRun(str(error).rstrip(".")) from None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import backends, checkpoint, results
-from .attacks import FGSM, PGD, Noise
+from .attacks import FGSM, PGD, Attack, Noise
 from .baselines import CNN, CNNConfig, CNNLearning
 from .config import CircuitConfig, LearningConfig, preset
 from .data import Data, Pictures
@@ -108,7 +108,7 @@ def suite(
 def attack_all(
     net: Network,
     pictures: Pictures,
-    attacks: dict[str, Noise | FGSM | PGD],
+    attacks: dict[str, Attack],
     save: Path | None = None,
 ) -> dict:
     """What a record holds of an evaluation.

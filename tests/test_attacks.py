@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cerebsim import Cerebellum, ascent
+from cerebsim import Cerebellum, Square, ascent
 from cerebsim.attacks import FGSM, PGD, Noise
 from cerebsim.config import PRESETS
 from cerebsim.errors import ArgumentError
@@ -94,6 +94,7 @@ ATTACKS = [
     PGD(0.05, steps=5, restarts=3, loss="ce"),
     PGD(0.05, steps=5, keep="last", loss="mse", clip_start=False),
     PGD(0.1, steps=5, targeted=True, loss="dlr"),
+    Square(0.1, queries=30),
 ]
 
 
@@ -114,7 +115,7 @@ def test_the_fused_gradient_gives_the_same_pictures(attack):
     y = (y + 1) % 4 if getattr(attack, "targeted", False) else y
     a, b = attack.attack(plain, x, y), attack.attack(fused, x, y)
     assert torch.equal(a.adversarial, b.adversarial) and torch.equal(a.success, b.success)
-    assert (fused.fused_calls > 0) == (not isinstance(attack, Noise))
+    assert (fused.fused_calls > 0) == (not isinstance(attack, (Noise, Square)))
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
@@ -184,8 +185,9 @@ def test_one_output():
     model = Plain(c=1)
     x, y = pictures(model, n=40)
     assert set(y.tolist()) == {0, 1}
-    for loss in ("ce", "margin"):
-        clean, strong = PGD([0.0, 0.5], loss=loss, steps=10).attack(model, x, y)
+    searches = [PGD([0.0, 0.5], loss=loss, steps=10) for loss in ("ce", "margin")]
+    for search in (Square([0.0, 0.5], queries=50), *searches):
+        clean, strong = search.attack(model, x, y)
         assert clean.accuracy == 1.0 and strong.accuracy < 0.5
     # Where the output is beyond its target, mse climbs away from the boundary.
     assert PGD(0.5, loss="mse", steps=10).attack(model, x, y).accuracy > strong.accuracy
@@ -225,7 +227,8 @@ def test_the_pictures_stay_in_the_ball_and_the_bounds(
         seed,
     )
     noise = Noise(eps, restarts, "corner" if targeted else "uniform", bounds, seed)
-    for attack in (pgd, noise, FGSM(eps, "margin", targeted, bounds)):
+    square = Square(eps, steps, bounds=bounds, seed=seed)
+    for attack in (pgd, noise, FGSM(eps, "margin", targeted, bounds), square):
         adv = attack.attack(model, x, y, batch_size=4).adversarial
         assert ((adv.double() - x.double()).abs() <= eps + 1e-6).all()
         assert bounds[0] <= adv.min() and adv.max() <= bounds[1]
@@ -311,7 +314,9 @@ def test_a_list_of_eps_gives_a_list_of_results():
     assert isinstance(FGSM((0.1,)).attack(model, x, y), list)
 
 
-@pytest.mark.parametrize("attack", [Noise(0.1), FGSM(0.1), PGD(0.1, steps=3, restarts=2)], ids=str)
+@pytest.mark.parametrize(
+    "attack", [Noise(0.1), FGSM(0.1), PGD(0.1, steps=3, restarts=2), Square(0.1, 9)], ids=str
+)
 def test_the_settings_repeat_the_attack(attack):
     model = Plain()
     x, y = pictures(model)
@@ -504,6 +509,12 @@ def test_a_loss_must_be_differentiable():
         (lambda: PGD(bounds=0.5), "bounds: got 0.5"),
         (lambda: Noise(draws=0), "draws: got 0"),
         (lambda: Noise(kind="gaussian"), "kind: got 'gaussian'"),
+        (lambda: Square(-0.1), "eps: got -0.1"),
+        (lambda: Square(queries=0), "queries: got 0"),
+        (lambda: Square(p=0), r"p: got 0, expected a number in \(0, 1\]"),
+        (lambda: Square(p=1.5), "p: got 1.5"),
+        (lambda: Square(seed=-1), "seed: got -1"),
+        (lambda: Square(bounds=(1, 0)), r"bounds: got \(1, 0\)"),
     ],
 )
 def test_bad_settings_are_named(make, message):
@@ -549,12 +560,12 @@ def test_a_recorded_step_is_the_step(loss, keep, monkeypatch):
     plain = attack.attack(model, x, y, batch_size=5)
     recorded = []
 
-    def record(step):
+    def record(step, device):
         recorded.append(step)
         return step
 
     monkeypatch.setattr(ascent, "can_record", lambda plan, model, x: True)
-    monkeypatch.setattr(ascent, "record", record)
+    monkeypatch.setattr(ascent, "captured", record)
     for a, b in zip(plain, attack.attack(model, x, y, batch_size=5), strict=True):
         assert torch.equal(a.adversarial, b.adversarial) and torch.equal(a.loss, b.loss)
         assert torch.equal(a.success, b.success) and torch.equal(a.decisions, b.decisions)
@@ -570,7 +581,7 @@ def test_a_nan_on_a_recorded_way_is_found_at_its_end(monkeypatch):
     model = Breaks()
     x, y = pictures(model)
     monkeypatch.setattr(ascent, "can_record", lambda plan, model, x: True)
-    monkeypatch.setattr(ascent, "record", lambda step: step)
+    monkeypatch.setattr(ascent, "captured", lambda step, device: step)
     with pytest.raises(ArgumentError, match="NaN or infinity in one of 40 steps"):
         PGD(0.1, keep="last").attack(model, x, y)
 

@@ -1,15 +1,24 @@
 import io
 import json
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from cerebsim import Cerebellum
+from cerebsim import AutoAttack, Cerebellum, Square, suites
 from cerebsim.attacks import FGSM, PGD, Noise
-from cerebsim.errors import ArgumentError
-from cerebsim.evaluation import accuracy, evaluate, full_suite, worst_case_suite
+from cerebsim.errors import ArgumentError, CerebsimError
+from cerebsim.evaluation import accuracy, evaluate
+from cerebsim.suites import attack_suite
+
+
+@pytest.fixture(autouse=True)
+def one_thread(two_threads):
+    """On networks as small as these, threads only wait for each other."""
+    torch.set_num_threads(1)
 
 
 def task(n=60, d=16, c=3, seed=0):
@@ -86,29 +95,104 @@ def test_the_worst_case_is_per_picture_over_clean_and_smaller_eps():
     assert list(result.worst_case) == [0.1, 0.2, 0.3]
 
 
+DEFAULT = [
+    "Noise uniform", "Noise corner", "FGSM mse", "PGD mse", "FGSM ce", "PGD ce", "FGSM margin",
+    "PGD margin", "FGSM dlr", "PGD dlr", "PGD margin, targeted", "PGD margin",
+]  # fmt: skip
+
+
 def test_the_default_attacks():
     net, pictures = task()
-    result = evaluate(net, pictures)
-    names = ["Noise uniform", "FGSM margin", "PGD mse", "PGD ce", "PGD margin"]
-    assert [r.name for r in result.rows] == names
-    assert {r.eps for r in result.rows} == {0.1}
-    assert result.worst_case[0.1] <= min(r.accuracy for r in result.rows) < result.clean
-    suite = worst_case_suite([0.1, 0.3])
-    assert [a.loss for a in suite] == ["mse", "ce", "margin"]
-    assert all(a.eps == (0.1, 0.3) and a.keep == "best" for a in suite)
+    result = evaluate(net, pictures, eps=0.05)
+    assert [row.name for row in result.rows] == DEFAULT
+    assert {row.eps for row in result.rows} == {0.05}
+    assert result.rows[-1].settings["restarts"] == 5
+    assert 0 < result.worst_case[0.05] <= min(row.accuracy for row in result.rows) < result.clean
+    named = evaluate(net, pictures, suite="default", eps=[0.05, 0.1], limit=5)
+    assert list(named.worst_case) == [0.05, 0.1]
+    assert list(evaluate(net, pictures, limit=5).worst_case) == [0.1]
 
 
-def test_the_full_suite():
-    net, pictures = task()
-    whole = evaluate(net, pictures, full_suite(0.05, classes=3, restarts=2))
-    names = [row.name for row in whole.rows]
-    assert names == [
-        "Noise uniform", "Noise corner", "FGSM mse", "PGD mse", "FGSM ce", "PGD ce", "FGSM margin",
-        "PGD margin", "FGSM dlr", "PGD dlr", "PGD margin, targeted", "PGD margin",
-    ]  # fmt: skip
-    assert whole.worst_case[0.05] <= min(row.accuracy for row in whole.rows)
-    assert "dlr" not in {attack.loss for attack in full_suite(classes=2) if hasattr(attack, "loss")}
-    assert not any(getattr(attack, "targeted", False) for attack in full_suite(classes=1))
+def test_the_default_attacks_leave_out_what_outputs_do_not_have():
+    for outputs, names in ((1, DEFAULT[:8]), (2, DEFAULT[:8]), (3, DEFAULT[:-1])):
+        net = Cerebellum(16, 50, outputs)
+        found = evaluate(net, (torch.rand(4, 16), torch.tensor([0, 1, 0, 1])))
+        assert [row.name for row in found.rows] == [*names, "PGD margin"]
+
+
+class Scripted:
+    """What pyautoattack does here: it fools the network on one picture of those it is shown."""
+
+    def __init__(self, model, *, eps, **settings):
+        self.model, self.eps = model, eps
+        self.apgd_targeted, self.fab = SimpleNamespace(), SimpleNamespace()
+
+    def run_standard_evaluation(self, x, y, *, batch_size):
+        made = x.clone()
+        made[:1] = FGSM(self.eps).attack(self.model, x[:1], y[:1]).adversarial
+        return made, None
+
+
+@pytest.fixture
+def scripted_autoattack(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack", SimpleNamespace(AutoAttack=Scripted))
+    monkeypatch.setattr(suites, "Square", partial(Square, queries=20))
+
+
+def test_the_strong_attacks(scripted_autoattack):
+    net, (x, y) = task(c=4)
+    default = evaluate(net, (x, y), eps=[0.02, 0.05])
+    strong = evaluate(net, (x, y), suite="strong", eps=[0.02, 0.05])
+    names = [row.name for row in default.rows]
+    assert [row.name for row in strong.rows] == names + 2 * ["Square"] + 2 * ["AutoAttack"]
+    assert strong.rows[-3].settings["queries"] == 20  # and are those of Square(0.05)
+    for eps in (0.02, 0.05):
+        assert strong.worst_case[eps] <= default.worst_case[eps]
+        assert not (strong.survived[eps] & ~default.survived[eps]).any()
+        assert accuracy(net, (strong.attacked.attacked[eps], y)) == strong.worst_case[eps]
+
+
+def test_what_square_and_autoattack_alone_fool_counts(scripted_autoattack):
+    """Picture by picture, survival is the and of the rows."""
+    net, (x, y) = task(c=4)
+    attacks = [Square(0.05, 20), AutoAttack(0.05), Noise(0.05)]
+    found = evaluate(net, (x, y), attacks)
+    one_by_one = [~attack.attack(net, x, y).success for attack in attacks]
+    assert torch.equal(found.survived[0.05], torch.stack(one_by_one).all(0))
+    assert [row.accuracy for row in found.rows] == [
+        alive.double().mean().item() for alive in one_by_one
+    ]
+    assert len({tuple(alive.tolist()) for alive in one_by_one}) == 3
+
+
+def test_the_strong_attacks_say_what_they_cannot_run_on_before_any_begins(
+    scripted_autoattack, monkeypatch
+):
+    monkeypatch.setattr(Noise, "_found", lambda *a: pytest.fail("an attack began"))
+    four, (x, y) = task(c=4)
+    three, labelled = task(c=3)
+    for net, pictures, message in [
+        (four, (x.flatten(1), y), r"x: got shape \(60, 16\), expected .*\(N, C, H, W\)"),
+        (three, labelled, "model: got 3 outputs, expected at least 4"),
+        (Cerebellum(16, 50, 1), (x, y % 2), "model: got 1 output, expected at least 4"),
+    ]:
+        with pytest.raises(ArgumentError, match=message):
+            evaluate(net, pictures, suite="strong")
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(CerebsimError, match=r"pip install cerebsim\[attacks\]"):
+        evaluate(four, (x, y), suite="strong")
+
+
+def test_a_suite_by_name():
+    assert [type(a).__name__ for a in attack_suite()] == [name.split()[0] for name in DEFAULT]
+    assert all(attack.eps == (0.1, 0.3) for attack in attack_suite("default", [0.1, 0.3]))
+    for call, message in [
+        (lambda: attack_suite("weak"), "suite: got 'weak', expected one of 'default', 'strong'"),
+        (lambda: attack_suite(outputs=0), "outputs: got 0"),
+        (lambda: attack_suite(eps=-1), "eps: got -1"),
+    ]:
+        with pytest.raises(ArgumentError, match=message):
+            call()
 
 
 def test_a_targeted_attack_aims_at_the_likeliest_wrong_classes():
@@ -202,6 +286,11 @@ TWO = (torch.rand(2, 16), torch.tensor([0, 1]))
             {"net": Cerebellum(16, 50, 2), "attacks": [PGD(0.1, loss="dlr")], "pictures": TWO},
             "loss: got 'dlr' with 2",
         ),
+        ({"suite": "strong"}, "suite: got 'strong' beside attacks, expected attacks, or a suite"),
+        ({"suite": "default"}, "suite: got 'default' beside attacks"),
+        ({"eps": 0.1}, "eps: got 0.1 beside attacks"),
+        ({"attacks": None, "suite": "weak"}, "suite: got 'weak', expected one of 'default'"),
+        ({"attacks": None, "eps": -1}, "eps: got -1"),
         ({"limit": 0}, "limit: got 0"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"net": lambda x: x}, "model: got function"),

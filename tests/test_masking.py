@@ -3,12 +3,11 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from cerebsim import PGD, Cerebellum, Noise, load_data, masking, results
+from cerebsim import PGD, Cerebellum, Noise, Square, load_data, masking, results
 from cerebsim import masking_binary as binary
 from cerebsim import masking_gradient as gradient
 from cerebsim import masking_losses as losses
@@ -21,7 +20,6 @@ from cerebsim.config import PRESETS
 from cerebsim.errors import ArgumentError
 from cerebsim.losses import margin
 from cerebsim.masking_case import Case, Effort, NotRun, exactly, rescaled
-from cerebsim.masking_square import Square, _squares
 
 EPS = 0.3
 SHORT = Effort(doublings=3, restarts=4, queries=200, draws=30, source_cells=200, source_epochs=1,
@@ -344,31 +342,6 @@ def test_exactly_is_a_copy_in_float64(plain, pictures):
     assert plain.W.dtype == torch.float32
 
 
-# Square.
-
-
-def test_square_stays_in_its_ball_and_repeats_itself(plain, pictures):
-    x, y = pictures.first(40)
-    attack = Square(0.2, queries=200)
-    adversarial, needed = attack.attack(plain, x, y, batch_size=7)
-    assert (adversarial - x).abs().max() <= 0.2 + 1e-6
-    assert adversarial.min() >= 0 and adversarial.max() <= 1
-    fooled = plain(adversarial).argmax(1) != y
-    assert torch.equal(fooled, needed <= 200) and fooled.any()
-    already = plain(x).argmax(1) != y
-    assert torch.equal(needed == 0, already) and torch.equal(adversarial[already], x[already])
-    again = attack.attack(plain, x, y)
-    assert torch.equal(again[0], adversarial) and torch.equal(again[1], needed)
-
-
-def test_squares_are_squares_inside_the_picture():
-    squares = _squares(np.random.default_rng(0), 500, 5, 7, 3)
-    assert squares.shape == (500, 1, 5, 7) and (squares.flatten(1).sum(1) == 9).all()
-    assert (squares.any(2).sum(2) == 3).all() and squares.any(0).all()
-    sides = [Square(queries=10_000)._side(query, 28, 28) for query in (1, 11, 51, 8001)]
-    assert sides == [25, 18, 13, 1]
-
-
 # Binarization, transfer, and networks that are no cerebellum.
 
 
@@ -396,9 +369,12 @@ def test_any_module_can_be_examined(pictures):
 def test_what_makes_no_sense_is_not_run(plain, pictures):
     x, y = pictures.first(5)
     flat = Case(plain, x.flatten(1), y, SOUND)
-    for computation in (others.square, others.autoattack):
-        with pytest.raises(NotRun):
-            computation(flat)
+    with pytest.raises(NotRun, match=r"shape \(5, 64\), expected pictures of shape \(N, C, H, W\)"):
+        others.square(flat)
+    with pytest.raises(NotRun, match=r"pip install cerebsim\[attacks\]$"):
+        others.autoattack(Case(plain, x, y, SOUND))
+    with pytest.raises(NotRun, match=r"within 0\.\.1"):
+        others.autoattack(Case(plain, x, y, PGD(EPS, bounds=(-1, 1))))
     with pytest.raises(NotRun, match="no other networks"):
         others.transfer(flat)
     with pytest.raises(NotRun, match="at least 3"):
@@ -424,6 +400,24 @@ def test_autoattack_is_compared_where_it_is_installed(batch_1, pictures, monkeyp
     monkeypatch.setitem(sys.modules, "pyautoattack", SimpleNamespace(AutoAttack=AutoAttack))
     numbers = others.autoattack(Case(batch_1, *pictures, PAPER))
     assert numbers["theirs"] == 0 and not others.ours_is_close(numbers)[0]
+    with pytest.raises(NotRun, match="expected pictures of shape"):
+        others.autoattack(Case(batch_1, pictures.x.flatten(1), pictures.y, PAPER))
+    three = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(NotRun, match="model: got 3 outputs, expected at least 4"):
+        others.autoattack(Case(three, pictures.x, pictures.y % 3, PAPER))
+
+
+def test_square_counts_for_the_worst_case(plain, pictures):
+    x, y = pictures.first(20)
+    case = Case(plain, x, y, SOUND, effort=SHORT)
+    numbers = others.square(case)
+    attack = Square(EPS, SHORT.queries)
+    result = attack.attack(plain, x, y)
+    assert numbers["queries"][0] == 0 and numbers["queries"][-1] == SHORT.queries
+    assert numbers["accuracies"][0] == case.clean_accuracy
+    assert numbers["accuracies"][-1] == result.accuracy == case.tried["Square"]
+    assert result.accuracy < case.clean_accuracy
+    assert torch.equal(case.fooled, result.success | case.result.success)
 
 
 def test_transfer_from_networks_that_are_given(plain, batch_1, pictures):
