@@ -15,8 +15,9 @@ import tyro
 from . import doctor
 from .backends import use_backend
 from .cli_examine import Analyze, Attack, Verify
-from .cli_make import Backend, Reproduce, Train
+from .cli_make import Backend, Reproduce, Scan, Train
 from .cli_masking import Masking
+from .cli_study import Study
 from .cli_transfer import Transfer
 from .config import preset
 from .errors import CerebsimError
@@ -43,12 +44,14 @@ def parse(words: Sequence[str] | None, train: Train | None = None):
     """The command of a command line; `train` has the defaults of the command train."""
     commands = (
         Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+        | Annotated[Scan, tyro.conf.subcommand("scan")]
         | Annotated[Train, tyro.conf.subcommand("train", default=train or Train())]
         | Annotated[Attack, tyro.conf.subcommand("attack")]
         | Annotated[Verify, tyro.conf.subcommand("verify")]
         | Annotated[Analyze, tyro.conf.subcommand("analyze")]
         | Annotated[Transfer, tyro.conf.subcommand("transfer")]
         | Annotated[Masking, tyro.conf.subcommand("masking")]
+        | Annotated[Study, tyro.conf.subcommand("study")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
     return tyro.cli(

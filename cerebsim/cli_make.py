@@ -1,4 +1,4 @@
-"""Floor 10: the commands that make circuits: train one, or a whole table of the paper.
+"""Floor 10: the commands that make circuits: train one, a table of the paper, or a scan.
 
 One dataclass per command; its fields are the flags.
 """
@@ -13,22 +13,18 @@ import tyro
 from .backends import BACKENDS
 from .config import CircuitConfig, LearningConfig
 from .data import load_data
-from .paper import reproduce
-from .published import TABLES
+from .paper import Reproduction, reproduce
+from .published import FIGURES, TABLES
+from .scan import SCANS, scan
 from .trials import train_once, train_record
 
 Backend = Literal[("auto", *BACKENDS)]
 
 
-@dataclass(frozen=True)
-class Reproduce:
-    """Repeat a table of the paper: train its models, attack them, print ours beside the paper's.
+@dataclass(frozen=True, kw_only=True)
+class _Trials:
+    """The flags of a command that trains and attacks many models, and what it prints."""
 
-    The same command goes on where it was stopped: a trial on disk is not run again.
-    """
-
-    table: tyro.conf.Positional[Literal[tuple(TABLES)]]
-    """Which one."""
     data: str = "digits"
     """digits, mnist or folder:PATH. The paper has mnist."""
     data_dir: str | None = None
@@ -37,13 +33,7 @@ class Reproduce:
     """One trial per model and seed. The paper has 0 and 123."""
     limit: int | None = None
     """Attack only the first that many test pictures."""
-    out: Path | None = None
-    """Where everything goes. None: runs/TABLE-DATA."""
     epochs: int = 10
-    batch_size: int | None = None
-    """None: the table's own, 50, or 1 in table 7."""
-    rows: tuple[str, ...] | None = None
-    """Which models, as the table names them, e.g. "RC + LTD k=4". None: all."""
     jobs: int = 1
     """So many processes share the trials; started by hand in one folder they share them too."""
     device: str = "auto"
@@ -53,19 +43,77 @@ class Reproduce:
 
     again = "Every finished trial is kept: the same command goes on from there."
 
-    def run(self) -> None:
-        data = load_data(self.data, self.data_dir)
-        out = self.out or Path("runs") / f"{self.table}-{self.data.partition(':')[0]}"
-        settings = self.limit, self.epochs, self.batch_size, self.rows, self.device, self.jobs
-        done = reproduce(self.table, data, self.seeds, out, *settings)
+    def folder(self, name: str) -> Path:
+        """Where everything goes unless the command line says otherwise."""
+        return Path("runs") / f"{name}-{self.data.partition(':')[0]}"
+
+    def say(self, done: Reproduction, *following: str) -> None:
+        """Print the table, its files and what to do next."""
         print(f"{done.table}\n{textwrap.fill(done.note, 100)}\n\nWritten:")
         for path in done.files:
             print(f"  {path}")
         print("Next:")
-        print(f"  cerebsim attack {done.circuit} --eps 0.02 0.05")
-        if self.data == "digits":
-            print("  cerebsim reproduce table2 --data mnist --limit 1000    # the paper's own data")
-        print("  cerebsim train --help                                  # a circuit of your own")
+        for line in (f"cerebsim attack {done.circuit} --eps 0.02 0.05", *following):
+            print(f"  {line}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(_Trials):
+    """Repeat a table or figure of the paper: train and attack its models, print ours beside its.
+
+    That figure 2 is table 6 drawn over the circuits' size, in panels a-c (no attack, FGSM, PGD),
+    and figure 3 is table 7, is our reading: we have the paper's numbers and not its drawings.
+
+    The same command goes on where it was stopped: a trial on disk is not run again.
+    """
+
+    table: tyro.conf.Positional[Literal[(*TABLES, *FIGURES)]]
+    """Which one."""
+    out: Path | None = None
+    """Where everything goes. None: runs/TABLE-DATA, where TABLE of a figure is the one it draws."""
+    batch_size: int | None = None
+    """None: the table's own, 50, or 1 in table 7 and figure 3."""
+    rows: tuple[str, ...] | None = None
+    """Which models, as the table names them, e.g. "RC + LTD k=4". None: all."""
+
+    def run(self) -> None:
+        data = load_data(self.data, self.data_dir)
+        out = self.out or self.folder(FIGURES.get(self.table, self.table))
+        settings = self.limit, self.epochs, self.batch_size, self.rows, self.device, self.jobs
+        done = reproduce(self.table, data, self.seeds, out, *settings)
+        mnist = "cerebsim reproduce table2 --data mnist --limit 1000    # the paper's own data"
+        own = "cerebsim train --help                                  # a circuit of your own"
+        self.say(done, *([mnist] if self.data == "digits" else []), own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan(_Trials):
+    """Train and attack circuits of growing size: over the cells m, or over the fan-in k.
+
+    The paper's sizes are the defaults, on the digits a twentieth of the cells.
+
+    The same command goes on where it was stopped: a trial on disk is not run again, also where it
+    was run for a table.
+    """
+
+    by: tyro.conf.Positional[Literal[tuple(SCANS)]]
+    """width: over m; sparsity: over k, with m = 4,800,000 / (k + 2c)."""
+    granule_cells: tuple[int, ...] = ()
+    """m; in a sparsity scan one value for all k."""
+    fan_in: tuple[int, ...] = ()
+    """k; in a width scan one value for all m, and none is FC, where k = d."""
+    ltd: bool = True
+    """Centre granule cells by a moving average of their responses."""
+    out: Path | None = None
+    """Where everything goes. None: runs/scan-DATA."""
+    batch_size: int = 50
+
+    def run(self) -> None:
+        data = load_data(self.data, self.data_dir)
+        out, sizes = self.out or self.folder("scan"), (self.granule_cells, self.fan_in, self.ltd)
+        settings = self.limit, self.epochs, self.batch_size, self.device, self.jobs
+        done = scan(self.by, data, *sizes, self.seeds, out, *settings)
+        self.say(done, "cerebsim scan --help    # other sizes")
 
 
 @dataclass(frozen=True)

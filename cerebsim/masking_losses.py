@@ -44,13 +44,13 @@ def choice_of_loss(case: Case) -> dict:
         "worst": share(~fooled),
         "survivors": int(alive.sum()),
         "logits": {
-            "clean": _summary(case.clean[alive], case.y[alive]),
-            "attacked": _summary(attacked[alive], case.y[alive]),
+            "clean": summary(case.clean[alive], case.y[alive]),
+            "attacked": summary(attacked[alive], case.y[alive]),
         },
     }
 
 
-def _summary(logits: Tensor, y: Tensor) -> list[float] | None:
+def summary(logits: Tensor, y: Tensor) -> list[float] | None:
     """Mean right output, mean best of the others, mean of all others; None without pictures."""
     if not len(y) or logits.shape[1] < 2:
         return None

@@ -22,19 +22,21 @@ if TYPE_CHECKING:
 COLOURS = ("#999999", "#56B4E9", "#E69F00", "#0072B2", "#CC79A7", "#009E73")
 RIGHT, WRONG = "#0072B2", "#D55E00"
 _GREY = "#555555"
+_CROSS = {"ms": 7, "mew": 1.5}
 
 
 @dataclass(frozen=True)
 class Bar:
     """Accuracies in percent of one model under one attack: ours (mean, lowest, highest), paper's.
 
-    paper is None where nothing was published.
+    paper is None where nothing was published; doubt says why it is no measurement of this model.
     """
 
     mean: float
     low: float
     high: float
     paper: float | None = None
+    doubt: str = ""
 
 
 def accuracy_bars(
@@ -90,41 +92,92 @@ class Curve:
     dashed: bool = False
 
 
-def accuracy_curves(title: str, panels: dict[str, Sequence[Curve]]) -> "Figure":
-    """Accuracy over size, a panel per kind of circuit ({axis label: its curves}).
+@dataclass(frozen=True)
+class Panel:
+    """Axes of accuracy over size: what the size is, the families drawn, what stands above."""
+
+    size: str
+    curves: Sequence[Curve]
+    heading: str = ""
+
+
+def accuracy_curves(title: str, panels: Sequence[Sequence[Panel]]) -> "Figure":
+    """Accuracy over size, in rows of panels.
 
     A colour per attack, the same in all panels; the spread over seeds as a band; the paper's
-    figures as crosses of that colour.
+    figures as crosses of that colour, upright where they are no measurement. The panels of a column
+    share their axis, which begins at 0 or, where nothing lies below 50, at the ten below it all.
     """
-    figure = _figure(5.6 * len(panels), 4.8)
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    attacks = list(dict.fromkeys(a for curves in panels.values() for c in curves for a in c.bars))
-    for axes, (label, curves) in zip(grid, panels.items(), strict=True):
-        for curve in curves:
-            for attack, bars in curve.bars.items():
-                colour = COLOURS[1 + attacks.index(attack)]
-                sizes = sorted(bars)
-                means, low, high = ([getattr(bars[s], f) for s in sizes]
-                                    for f in ("mean", "low", "high"))  # fmt: skip
-                style = "--" if curve.dashed else "-"
-                name = f"{attack}, {curve.name}"
-                axes.plot(sizes, means, style, marker="o", ms=4, color=colour, label=name)
-                axes.fill_between(sizes, low, high, color=colour, alpha=0.2, lw=0)
-                there = [s for s in sizes if bars[s].paper is not None]
-                paper = [bars[s].paper for s in there]
-                axes.plot(there, paper, "x", ms=7, mew=1.5, color=colour)
-        axes.set_xscale("log")
-        axes.set_xlabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0].set_ylim(0, 100)
-    grid[0].set_ylabel("accuracy, %")
-    grid[0].set_title(title, loc="left", fontsize=12)
-    handles = {h.get_label(): h for axes in grid for h in axes.get_lines()}
-    handles = {name: h for name, h in handles.items() if not name.startswith("_")}
-    cross = grid[0].plot([], [], "x", color="black", label="the paper")[0]
-    figure.legend(handles=[*handles.values(), cross], loc="outside lower center", ncols=4,
+    rows, columns = len(panels), max(map(len, panels))
+    figure = _figure(max(6.4, 4.6 * columns), 3.6 * rows + 1.2)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey="col")
+    curves = [curve for row in panels for panel in row for curve in panel.curves]
+    attacks = list(dict.fromkeys(attack for curve in curves for attack in curve.bars))
+    colours = dict(zip(attacks, COLOURS[1:], strict=False))
+    for column in range(columns):
+        drawn = [row[column] for row in panels]
+        for axes, panel in zip(grid[:, column], drawn, strict=True):
+            _draw_panel(axes, panel, colours)
+        lowest = min(min(bar.low, bar.low if bar.paper is None else bar.paper)
+                     for panel in drawn for bar in _bars(panel.curves))  # fmt: skip
+        grid[0, column].set_ylim(0 if lowest < 50 else min(90, 10 * (lowest // 10)), 100)
+        grid[0, column].locator_params(axis="y", steps=[1, 2, 5, 10])
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy, %")
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    figure.legend(handles=_legend(curves, colours), loc="outside lower center", ncols=4,
                   frameon=False, fontsize=9)  # fmt: skip
     return figure
+
+
+def _draw_panel(axes, panel: Panel, colours: dict[str, str]) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    for curve in panel.curves:
+        for attack, bars in curve.bars.items():
+            label = f"{attack}, {curve.name}"
+            _draw_curve(axes, bars, label, _style(curve), colours[attack])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(LogFormatter())  # names ticks where there are few decades
+    axes.set_xlabel(panel.size)
+    axes.set_title(panel.heading, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _bars(curves: Sequence[Curve]) -> list[Bar]:
+    return [bar for curve in curves for bars in curve.bars.values() for bar in bars.values()]
+
+
+def _style(curve: Curve) -> str:
+    return "--" if curve.dashed else "-"
+
+
+def _draw_curve(axes, bars: dict[int, Bar], label: str, style: str, colour: str) -> None:
+    sizes = sorted(bars)
+    means, low, high = ([getattr(bars[s], f) for s in sizes] for f in ("mean", "low", "high"))
+    axes.plot(sizes, means, style, marker="o", ms=4, color=colour, label=label, clip_on=False)
+    axes.fill_between(sizes, low, high, color=colour, alpha=0.2, lw=0)
+    for marker, doubted in (("x", False), ("+", True)):
+        there = [s for s in sizes if bars[s].paper is not None and bool(bars[s].doubt) == doubted]
+        axes.plot(there, [bars[s].paper for s in there], marker, color=colour, **_CROSS)
+
+
+def _legend(curves: Sequence[Curve], colours: dict[str, str]) -> list:
+    """What a colour, a line and a cross mean, each once."""
+    from matplotlib.lines import Line2D
+
+    def entry(label: str, marker: str, **settings) -> Line2D:
+        return Line2D([], [], marker=marker, label=label, **({"color": "black"} | settings))
+
+    styles = {curve.name: _style(curve) for curve in curves}
+    doubts = sorted({bar.doubt for bar in _bars(curves) if bar.paper is not None})
+    crosses = {f"the paper: {why}" if why else "the paper": "+" if why else "x" for why in doubts}
+    return [
+        *(entry(attack, "o", color=colour, ls="none") for attack, colour in colours.items()),
+        *(entry(name, "", ls=style) for name, style in styles.items()),
+        *(entry(label, marker, ls="none", **_CROSS) for label, marker in crosses.items()),
+    ]
 
 
 @dataclass(frozen=True)

@@ -24,20 +24,26 @@ class _Printed:
 
 
 @dataclass(frozen=True)
-class Row(_Printed):
-    """A circuit, and the accuracies in percent that the paper printed for it, as in COLUMNS."""
+class Circuit:
+    """What the paper varies of a circuit."""
 
     wiring: str
     fan_in: int
     granule_cells: int
     ltd: bool
+
+    @property
+    def anatomy(self) -> tuple[str, int, int, bool]:
+        return self.wiring, self.fan_in, self.granule_cells, self.ltd
+
+
+@dataclass(frozen=True)
+class Row(Circuit, _Printed):
+    """A circuit, and the accuracies in percent that the paper printed for it, as in COLUMNS."""
+
     printed: tuple[float, ...]
     doubt: str = ""
     """Why the figures are no measurement of this circuit."""
-
-    @property
-    def circuit(self) -> tuple[str, int, int, bool]:
-        return self.wiring, self.fan_in, self.granule_cells, self.ltd
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,10 @@ class Table:
 
     batch_size: int
     rows: dict[str, Row | Baseline]
+
+    @property
+    def circuits(self) -> dict[str, Row]:
+        return {name: row for name, row in self.rows.items() if isinstance(row, Row)}
 
 
 _BASELINE = {"Baseline CNN": Baseline((99.2, 77.6, 8.4, 48.2, 0.0))}
@@ -129,18 +139,19 @@ _TABLE7 = _BASELINE | {
     "RC + LTD k=1": Row(RC, 1, 228571, True, (84.9, 69.3, 36.1, 55.6, 26.7)),
 }
 TABLES = {"table2": Table(50, _TABLE2), "table6": Table(50, _TABLE6), "table7": Table(1, _TABLE7)}
+FIGURES = {"figure2": "table6", "figure3": "table7"}
+"""The table whose models a figure draws."""
 
 
-def printed(batch_size: int, row: Row | Baseline) -> Row | Baseline | None:
-    """What the paper printed of this row's circuit, learned with this batch size, in any table.
+def printed(batch_size: int, model: Circuit | Baseline) -> Row | Baseline | None:
+    """What the paper printed of this circuit, learned with this batch size, in any table.
 
     A baseline's line is the same in all of them.
     """
-    if isinstance(row, Baseline):
-        return row
+    if isinstance(model, Baseline):
+        return model
     for table in TABLES.values():
-        for other in table.rows.values():
-            same = isinstance(other, Row) and other.circuit == row.circuit
-            if same and table.batch_size == batch_size:
-                return other
+        for row in table.circuits.values():
+            if row.anatomy == model.anatomy and table.batch_size == batch_size:
+                return row
     return None

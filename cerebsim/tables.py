@@ -1,15 +1,34 @@
 """Floor 8: from records to a table: CSV, Markdown and a figure. Nothing is run here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from . import plots, results
 from .published import Baseline, Row
 from .trials import LOSSES
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 EPS = (0.1, 0.3)
+COLUMNS = ("clean", *(f"{a}_{e:g}" for e in EPS for a in ("noise", "fgsm", "pgd", "worst")))
+OVER_SIZE = {
+    "no attack": "clean",
+    "FGSM 0.1": "fgsm_0.1",
+    "PGD 0.1": "pgd_0.1",
+    "worst case 0.1": "worst_0.1",
+}
+"""The columns of a panel of curves, by what they are called there."""
+PANELS = {
+    "a  no attack": {"no attack": "clean"},
+    "b  FGSM": {"eps 0.1": "fgsm_0.1", "eps 0.3": "fgsm_0.3"},
+    "c  PGD": {"eps 0.1": "pgd_0.1", "eps 0.3": "pgd_0.3", "worst case 0.1": "worst_0.1"},
+}
+"""The three panels of a figure of the paper, likewise."""
+SIZES = {"granule_cells": "granule cells m", "fan_in": "fan-in k"}
 _ANATOMY = ("wiring", "fan_in", "granule_cells", "ltd")
 NOTE = (
     "Accuracies in percent. FGSM and PGD as in the paper: they climb the MSE; PGD keeps the last "
@@ -40,15 +59,21 @@ class Line:
 
     def bar(self, column: str) -> plots.Bar:
         ours = [100 * record["accuracy"][column] for record in self.records]
-        return plots.Bar(mean(ours), min(ours), max(ours), self.printed(column))
+        doubt = "" if self.paper is None else self.paper.doubt
+        return plots.Bar(mean(ours), min(ours), max(ours), self.printed(column), doubt)
 
 
-def write(name: str, title: str, lines: dict[str, Line], out: Path) -> tuple[str, str, list[Path]]:
+Draw = Callable[[str, dict[str, Line]], "Figure"]
+"""Makes a figure of a title and the lines of a table."""
+
+
+def write(
+    name: str, title: str, lines: dict[str, Line], out: Path, draw: Draw
+) -> tuple[str, str, list[Path]]:
     """Write table (long CSV, wide Markdown) and figure; also the table and a note as text."""
     import pandas as pd
 
-    columns = ["clean", *(f"{a}_{e:g}" for e in EPS for a in ("noise", "fgsm", "pgd", "worst"))]
-    bars = {model: [line.bar(column) for column in columns] for model, line in lines.items()}
+    bars = {model: [line.bar(column) for column in COLUMNS] for model, line in lines.items()}
     csv, md, png = files = [out / f"{name}.{ending}" for ending in ("csv", "md", "png")]
     long = [
         {
@@ -62,16 +87,16 @@ def write(name: str, title: str, lines: dict[str, Line], out: Path) -> tuple[str
             "difference": None if bar.paper is None else round(bar.mean - bar.paper, 4),
             "seeds": " ".join(str(r["recipe"]["circuit"]["seed"]) for r in lines[model].records),
             "pictures": lines[model].records[0]["evaluation"]["n"],
-            "doubt": lines[model].paper.doubt if lines[model].paper else "",
+            "doubt": bar.doubt,
         }
         for model in bars
-        for column, bar in zip(columns, bars[model], strict=True)
+        for column, bar in zip(COLUMNS, bars[model], strict=True)
     ]
     results.write_text(csv, pd.DataFrame(long).to_csv(index=False))
     doubts = [line.paper.doubt for line in lines.values() if line.paper and line.paper.doubt]
     marks = {doubt: " " + "*" * (i + 1) for i, doubt in enumerate(dict.fromkeys(doubts))}
     table = results.markdown(
-        ["model", "", *(_heading(column) for column in columns)],
+        ["model", "", *(_heading(column) for column in COLUMNS)],
         [row for model, line in lines.items() for row in _rows(model, line, bars[model], marks)],
     )
     note = f"{_protocol(list(lines.values()))} {NOTE}"
@@ -79,39 +104,57 @@ def write(name: str, title: str, lines: dict[str, Line], out: Path) -> tuple[str
         f" The paper's figures marked{mark} are {doubt}." for doubt, mark in marks.items()
     )
     results.write_text(md, f"# {title}\n\n{table}\n{note}\n")
-    plots.save(
-        _bars(title, bars) if len(bars) <= len(plots.COLOURS) else _curves(title, lines), png
-    )
+    plots.save(draw(title, lines), png)
     return table, note, files
 
 
-def _bars(title: str, bars: dict[str, list[plots.Bar]]):
+def draw_table(title: str, lines: dict[str, Line]) -> "Figure":
+    """Bars of a short table, curves of a long one."""
+    if len(lines) > len(plots.COLOURS):
+        families = [_panel(*family, OVER_SIZE) for family in _families(lines)]
+        return plots.accuracy_curves(title, [families])
     groups = {"no attack": ["clean"]}
     groups |= {f"eps = {eps:g}": ["noise", "FGSM", "PGD\n(paper's)", "worst\ncase"] for eps in EPS}
+    bars = {model: [line.bar(column) for column in COLUMNS] for model, line in lines.items()}
     return plots.accuracy_bars(title, groups, bars)
 
 
-def _curves(title: str, lines: dict[str, Line]):
-    """Over m where every cell reads all fibres, over k where it reads a few; no baseline."""
-    shown = {
-        "clean": "clean",
-        "FGSM 0.1": "fgsm_0.1",
-        "PGD 0.1": "pgd_0.1",
-        "worst 0.1": "worst_0.1",
-    }
-    panels: dict[str, list[plots.Curve]] = {}
-    for wiring, label, size in (
-        ("full", "granule cells m, FC", "granule_cells"),
-        ("random", "fan-in k, RC", "fan_in"),
-    ):
-        for ltd in (False, True):
-            of = [(line.anatomy[size], line) for line in lines.values() if line.is_circuit
-                  and (line.anatomy["wiring"], line.anatomy["ltd"]) == (wiring, ltd)]  # fmt: skip
-            bars = {a: {n: line.bar(column) for n, line in of} for a, column in shown.items()}
-            if of:
-                name = "with LTD" if ltd else "without LTD"
-                panels.setdefault(label, []).append(plots.Curve(name, bars, dashed=not ltd))
-    return plots.accuracy_curves(title, panels)
+def draw_figure(title: str, lines: dict[str, Line]) -> "Figure":
+    """The panels a-c of a figure of the paper, FC above RC."""
+    return plots.accuracy_curves(
+        title,
+        [
+            [_panel(*family, shown, heading) for heading, shown in PANELS.items()]
+            for family in _families(lines)
+        ],
+    )
+
+
+def draw_scan(title: str, lines: dict[str, Line], size: str) -> "Figure":
+    """Curves over one size, "granule_cells" or "fan_in"."""
+    return plots.accuracy_curves(title, [[_panel(size, list(lines.values()), OVER_SIZE)]])
+
+
+def _families(lines: dict[str, Line]) -> list[tuple[str, list[Line]]]:
+    """Circuits whose cells read all fibres, over m, and those that read a few, over k."""
+    families = [
+        (size, [line for line in lines.values()
+                if line.is_circuit and line.anatomy["wiring"] == wiring])
+        for wiring, size in (("full", "granule_cells"), ("random", "fan_in"))
+    ]  # fmt: skip
+    return [(size, of) for size, of in families if of]
+
+
+def _panel(size: str, lines: list[Line], shown: dict[str, str], heading: str = "") -> plots.Panel:
+    curves = []
+    for ltd in (False, True):
+        of = {line.anatomy[size]: line for line in lines if line.anatomy["ltd"] == ltd}
+        bars = {a: {n: line.bar(column) for n, line in of.items()} for a, column in shown.items()}
+        if of:
+            name = "with LTD" if ltd else "without LTD"
+            curves.append(plots.Curve(name, bars, dashed=not ltd))
+    kind = "FC" if lines[0].anatomy["wiring"] == "full" else "RC"
+    return plots.Panel(f"{SIZES[size]}, {kind}", curves, heading)
 
 
 def _protocol(lines: list[Line]) -> str:

@@ -3,11 +3,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from cerebsim import backends, checkpoint, cli, cli_examine, paper, results, trials
+from cerebsim import Square, backends, checkpoint, cli, cli_examine, paper, results, trials
 from cerebsim.adversarial import AdversarialSet
 from cerebsim.cli import main, parse
 from cerebsim.config import PRESETS
@@ -103,6 +106,40 @@ def test_attack_with_one_loss(trained, capsys):
     assert code == 0 and "PGD on dlr" in out and "margin" not in out
 
 
+def test_a_strong_attack_is_recorded_with_its_own_recipe(trained, capsys, monkeypatch):
+    class Nothing:
+        """pyautoattack without its searches."""
+
+        def __init__(self, model, **settings):
+            self.apgd_targeted, self.fab = SimpleNamespace(), SimpleNamespace()
+
+        def run_standard_evaluation(self, x, y, *, batch_size):
+            return x, y
+
+    monkeypatch.setitem(sys.modules, "pyautoattack", SimpleNamespace(AutoAttack=Nothing))
+    monkeypatch.setattr(cli_examine, "Square", partial(Square, queries=100))
+    words = ["attack", trained, "--eps", 0.1, "--limit", 25]
+    plain, strong = (run(capsys, *words, *more)[1] for more in ((), ("--strong",)))
+    paths = [Path(out.rpartition("Record: ")[2].strip()) for out in (plain, strong)]
+    records = [results.read(path) for path in paths]
+    assert set(records[1]["recipe"]["attacks"]) - set(records[0]["recipe"]["attacks"]) == {
+        "square", "autoattack"
+    }  # fmt: skip
+    assert records[1]["recipe"]["attacks"]["square"]["queries"] == 100
+    accuracy = records[1]["accuracy"]
+    assert accuracy["autoattack_0.1"] == accuracy["clean"] > accuracy["square_0.1"]
+    assert accuracy["worst_0.1"] <= records[0]["accuracy"]["worst_0.1"]
+    (line,) = [line for line in strong.splitlines() if "Square, without any gradient" in line]
+    assert f"| {100 * accuracy['square_0.1']:.2f} " in line
+    assert "AutoAttack, standard" in strong and "Square" not in plain
+
+
+def test_a_strong_attack_without_pyautoattack(trained, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    code, _, err = run(capsys, "attack", trained, "--strong")
+    assert code == 2 and "pip install cerebsim[attacks]" in err
+
+
 def test_analyze_prints_draws_and_keeps_a_record(trained, capsys, monkeypatch):
     words = ["analyze", trained, "--limit", 50]
     code, out, err = run(capsys, *words)
@@ -138,6 +175,9 @@ def test_a_circuit_without_its_record_needs_the_data_named(trained, tmp_path, ca
         (["train", "--replacement", "--wiring", "full"], "replacement: got True"),
         (["attack", "nowhere"], "nowhere"),
         (["reproduce", "table2", "--limit", "0", "--seeds", "0"], "limit: got 0"),
+        (["reproduce", "figure2", "--rows", "Baseline CNN"], "rows: got 'Baseline CNN'"),
+        (["scan", "width", "--fan-in", "2", "4"], "fan_in: got [2, 4], expected one value"),
+        (["scan", "sparsity", "--fan-in", "0"], "fan_in: got 0"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_2(words, message, tmp_path, capsys, monkeypatch):
@@ -150,7 +190,7 @@ def test_bad_input_is_one_message_and_exit_2(words, message, tmp_path, capsys, m
 
 
 @pytest.mark.parametrize(
-    "words", [["train", "--foo"], ["fly"], ["attack"], ["reproduce", "table9"]]
+    "words", [["train", "--foo"], ["fly"], ["attack"], ["reproduce", "table9"], ["scan", "depth"]]
 )
 def test_a_flag_that_is_not_there_is_exit_2(words, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -161,13 +201,16 @@ def test_a_flag_that_is_not_there_is_exit_2(words, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["reproduce", "train", "attack", "verify", "transfer", "masking", "analyze", "doctor"],
+    ["reproduce", "scan", "train", "attack", "verify", "transfer", "masking", "analyze", "doctor"],
 )
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
+    if command == "reproduce":
+        said = " ".join(out.split())
+        assert "our reading: we have the paper's numbers and not its drawings" in said
     if command == "train":
         for flag in ("--granule-cells", "--no-ltd", "--batch-size", "--preset", "--data-dir"):
             assert flag in out
@@ -200,6 +243,22 @@ def test_reproduce_prints_the_table_and_where_it_is(tmp_path, capsys, monkeypatc
     (line,) = [line for line in out.splitlines() if "cerebsim attack" in line]
     code, out, _ = run(capsys, *line.split()[1:], "--limit", 5)
     assert code == 0 and "worst case" in out
+
+
+def test_a_figure_and_a_scan_use_what_was_run_for_a_table(tmp_path, capsys, monkeypatch):
+    """The figure by itself: its folder is its table's unless --out says otherwise."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper, "DIGITS_SHARE", 200)
+    words = ["--limit", 5, "--epochs", 1]
+    code, out, err = run(capsys, "reproduce", "figure2", "--rows", "RC k=1", "RC k=2", *words)
+    assert code == 0 and "RC k=2, seed 0" in err
+    for file in ("runs/table6-digits/figure2.csv", "runs/table6-digits/figure2.png"):
+        assert f"  {file}\n" in out and (tmp_path / file).exists()
+    monkeypatch.setattr(trials, "train_once", lambda *args: pytest.fail("trains again"))
+    words += ["--fan-in", 1, 2, "--no-ltd", "--out", "runs/table6-digits"]
+    code, out, err = run(capsys, "scan", "sparsity", *words)
+    assert code == 0 and out.count("| ours ") == 2
+    assert "  runs/table6-digits/sparsity.png\n" in out and "\nNext:\n  cerebsim attack runs" in out
 
 
 def test_doctor_names_what_is_there_and_what_is_not(capsys, tmp_path, monkeypatch):
@@ -250,6 +309,9 @@ def test_parse_reads_the_commands_of_the_issue():
     assert attack.eps == (0.1, 0.3) and attack.run_folder.name == "cerebellum"
     table = parse("reproduce table2 --data mnist --data-dir d --seeds 0".split())
     assert table.seeds == (0,) and table.limit is None
+    scan = parse("scan width --data mnist --granule-cells 1000 10000000 --fan-in 4".split())
+    assert scan.granule_cells == (1_000, 10_000_000) and scan.fan_in == (4,) and scan.ltd
+    assert not parse("scan sparsity --no-ltd".split()).ltd
 
 
 def test_the_module_is_the_command():

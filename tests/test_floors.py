@@ -19,7 +19,20 @@ FLOORS = (
     ("backends",),
     ("ops",),
     ("layers", "checkpoint"),
-    ("learning", "losses", "attackable", "ascent", "attacks", "mnist", "folder", "data", "results"),
+    (
+        "learning",
+        "losses",
+        "attackable",
+        "ascent",
+        "attacks",
+        "square",
+        "autoattack",
+        "suites",
+        "mnist",
+        "folder",
+        "data",
+        "results",
+    ),
     ("model",),
     ("adversarial", "analysis", "baselines", "evaluation", "trials", "transfer", "plots", "doctor"),
     (
@@ -34,18 +47,28 @@ FLOORS = (
         "masking_others",
         "masking_report",
         "masking_search",
-        "masking_square",
+        "study_report",
     ),
-    ("paper",),
+    ("paper", "scan", "study"),
     ("cli_make",),
-    ("cli_examine", "cli_transfer", "cli_masking"),
+    ("cli_examine", "cli_transfer", "cli_masking", "cli_study"),
     ("cli",),
     ("__init__", "__main__"),
 )
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 
 # What `import cerebsim` must not bring in; each is imported where it is used.
-HEAVY = ("triton", "matplotlib", "pandas", "sklearn", "torchvision", "tyro", "PIL", "scipy")
+HEAVY = (
+    "triton",
+    "matplotlib",
+    "pandas",
+    "sklearn",
+    "torchvision",
+    "tyro",
+    "PIL",
+    "scipy",
+    "pyautoattack",
+)
 
 
 def imports(source: str) -> set[str]:

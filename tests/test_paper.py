@@ -8,7 +8,7 @@ from cerebsim import paper, plots, results, tables, trials
 from cerebsim.baselines import CNNConfig
 from cerebsim.data import Data, Pictures, load_data
 from cerebsim.errors import ArgumentError, CerebsimError
-from cerebsim.paper import circuit, reproduce
+from cerebsim.paper import network, reproduce, scaled
 from cerebsim.published import TABLES, Row, printed
 
 COLUMNS = [
@@ -95,7 +95,9 @@ def test_the_printed_tables_agree_where_they_print_one_circuit_twice():
     ],
 )
 def test_the_four_models_have_one_synapse_budget(data, side, budget, sizes):
-    circuits = {name: circuit(row, blank(data, side), seed=3) for name, row in CIRCUITS.items()}
+    data, circuits = blank(data, side), {}
+    for name, row in CIRCUITS.items():
+        circuits[name], _ = network(scaled(row, data), data, seed=3, epochs=10, batch_size=50)
     assert list(circuits) == list(TABLE2)[1:]
     assert [made.granule_cells for made in circuits.values()] == sizes
     for made in circuits.values():
@@ -212,7 +214,7 @@ def test_beside_published_numbers_the_table_has_the_difference(tmp_path):
         "Cerebellum": tables.Line([record], TABLE2["Cerebellum"]),
         "FC": tables.Line([record], TABLES["table7"].rows["FC m=1,000"]),
     }
-    table, note, (csv_file, *_) = tables.write("t", "T", lines, tmp_path)
+    table, note, (csv_file, *_) = tables.write("t", "T", lines, tmp_path, tables.draw_table)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     where = cells[0].index("FGSM 0.1")
     assert note.startswith(
@@ -289,7 +291,7 @@ def test_two_doubts_have_two_marks(tmp_path):
         "CNN": tables.Line([record], rows["Baseline CNN"]),
         "FC": tables.Line([circuit], rows["FC m=1,000"]),
     }
-    table, note, _ = tables.write("t", "T", lines, tmp_path)
+    table, note, _ = tables.write("t", "T", lines, tmp_path, tables.draw_table)
     assert "77.6 * " in table and "20.4 **" in table and "77.6 **" not in table
     assert "marked * are of a network that the paper does not describe." in note
     assert "marked ** are table 6's figures again" in note
@@ -317,18 +319,102 @@ def test_any_table_at_its_own_batch_size(few, tmp_path):
     assert done.table.count("ours") == 3 and (tmp_path / "table7.csv").exists()
 
 
-def test_a_long_table_is_drawn_as_curves():
+def as_printed(table):
+    """The lines of a table of the paper, as if ours were what it printed."""
+
     def line(row):
         record = {"recipe": {"circuit": vars(row)}}  # of the baseline: neither wiring nor size
         record["accuracy"] = {"worst_0.1": 0.01} | {k: v / 100 for k, v in row.accuracy.items()}
         return tables.Line([record], row)
 
-    rows = TABLES["table6"].rows
-    figure = tables._curves("t", {name: line(row) for name, row in rows.items()})
+    return {name: line(row) for name, row in TABLES[table].rows.items()}
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_long_table_is_drawn_as_curves():
+    figure = tables.draw_table("t", as_printed("table6"))
     full, random = figure.axes
     assert full.get_xlabel() == "granule cells m, FC" and random.get_xlabel() == "fan-in k, RC"
     drawn = {line.get_label(): line for line in random.get_lines()}
     k, shares = drawn["PGD 0.1, with LTD"].get_data()
     assert list(k) == [1, 2, 4, 10, 50, 200, 784]
     assert shares == pytest.approx([33.6, 57.3, 55.8, 24.4, 17.6, 14.8, 13.2])
-    assert list(drawn["worst 0.1, without LTD"].get_ydata()) == [1.0] * 7
+    assert list(drawn["worst case 0.1, without LTD"].get_ydata()) == [1.0] * 7
+    assert full.get_ylim() == random.get_ylim() == (0, 100)
+    attacks = ["no attack", "FGSM 0.1", "PGD 0.1", "worst case 0.1"]
+    assert legend(figure) == [*attacks, "without LTD", "with LTD", "the paper"]
+
+
+def crosses(axes):
+    """The sizes at which the paper's figures are drawn, by marker."""
+    lines = [line for line in axes.get_lines() if line.get_marker() in "x+"]
+    return {
+        mark: sorted({x for line in lines if line.get_marker() == mark for x in line.get_xdata()})
+        for mark in "x+"
+    }
+
+
+def test_figure_2_has_three_panels_of_fc_above_three_of_rc():
+    figure = tables.draw_figure("t", as_printed("table6"))
+    rows = [figure.axes[:3], figure.axes[3:]]
+    ms = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000]
+    grids = [("granule cells m, FC", ms), ("fan-in k, RC", [1, 2, 4, 10, 50, 200, 784])]
+    for row, (label, sizes) in zip(rows, grids, strict=True):
+        assert [axes.get_title("left") for axes in row] == ["a  no attack", "b  FGSM", "c  PGD"]
+        for axes in row:
+            assert axes.get_xlabel() == label and axes.get_xscale() == "log"
+            assert crosses(axes) == {"x": sizes, "+": []}
+    assert [axes.get_ylim() for axes in figure.axes] == [(80, 100), (0, 100), (0, 100)] * 2
+    b, c = rows[1][1:]
+    drawn = {line.get_label(): line for line in b.get_lines() if line.get_marker() == "o"}
+    assert list(drawn) == [f"eps {eps}, with{ltd} LTD" for ltd in ("out", "") for eps in (0.1, 0.3)]
+    styles = [line.get_linestyle() for line in drawn.values()]
+    assert styles == ["--", "--", "-", "-"]
+    colours = {name.partition(",")[0]: line.get_color() for name, line in drawn.items()}
+    assert len(set(colours.values())) == 2
+    shares = drawn["eps 0.3, with LTD"].get_ydata()
+    assert shares == pytest.approx([33.1, 19.4, 23.4, 24.5, 29.3, 27.4, 20.4])
+    drawn = {line.get_label(): line for line in c.get_lines() if line.get_marker() == "o"}
+    assert list(drawn["worst case 0.1, with LTD"].get_ydata()) == [1.0] * 7
+    assert drawn["eps 0.1, with LTD"].get_color() == colours["eps 0.1"]
+    attacks = ["no attack", "eps 0.1", "eps 0.3", "worst case 0.1"]
+    assert legend(figure) == [*attacks, "without LTD", "with LTD", "the paper"]
+
+
+def test_figure_3_says_which_of_the_papers_figures_are_no_measurements():
+    figure = tables.draw_figure("t", as_printed("table7"))
+    full, random = crosses(figure.axes[1]), crosses(figure.axes[4])
+    assert full["x"] == random["+"] == [] and len(full["+"]) == 8 and len(random["x"]) == 7
+    again = "the paper: table 6's figures again, not measured at batch 1"
+    assert legend(figure)[-2:] == ["the paper", again]
+
+
+def test_a_figure_after_its_table_runs_nothing_again(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(paper, "DIGITS_SHARE", 2000)
+    rows = ["FC + LTD m=1,000", "RC k=4"]
+    settings = {"seeds": [0, 1], "out": tmp_path, "limit": 5, "epochs": 1}
+    reproduce("table6", few, rows=rows, **settings)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "train_once", lambda *args: pytest.fail("trains again"))
+        done = reproduce("figure2", few, rows=rows, **settings)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    new = {path.name for path in after.keys() - before.keys()}
+    assert new == {"figure2.csv", "figure2.md", "figure2.png"}
+    assert {path: after[path] for path in before} == before
+    assert new <= {path.name for path in done.files}
+    of_table, of_figure = ((tmp_path / f"{n}.csv").read_text() for n in ("table6", "figure2"))
+    assert of_figure == of_table
+    said = (tmp_path / "figure2.md").read_text()
+    assert said.startswith("# Figure 2, as we read it: table 6 on digits, batch 50\n")
+
+
+def test_figure_3_learns_picture_by_picture_and_has_no_baseline(few, tmp_path):
+    done = reproduce("figure3", few, out=tmp_path, limit=5, epochs=1, rows=["RC k=1"])
+    (record,) = results.read_all(tmp_path / "records")
+    assert record["recipe"]["learning"]["batch_size"] == 1 and "at batch 1," in done.note
+    with pytest.raises(ArgumentError, match="rows: got 'Baseline CNN', expected one of 'FC m=1,0"):
+        reproduce("figure3", few, out=tmp_path, rows=["Baseline CNN"])

@@ -1,0 +1,136 @@
+"""Floor 8: from the records of a study to its table (CSV, Markdown) and its two figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import plots, results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOTE = (
+    "Accuracies in percent. PGD LOSS STEP: 40 steps, the last is kept, as in the paper, whose own "
+    "is PGD mse 0.01. Square: 1,000 queries a picture and no gradient. Transfer: pictures made by "
+    "PGD on the margin of the same circuit trained with batches of 50. Worst: over all but "
+    "transfer. Against: share of the pictures on which PGD mse 0.01 raised the loss and carried "
+    "the picture away from the boundary."
+)
+
+
+def write(
+    records: Sequence[dict], attacks: Sequence[str], eps: float, out: Path
+) -> tuple[str, tuple[Path, ...]]:
+    """Write table and figures; the table and the files. Shares become percent."""
+    import pandas as pd
+
+    columns = ["clean", *attacks, "transfer", "worst", "against"]
+    rows = [
+        {"circuit": record["recipe"]["model"].replace(" + LTD", "")}
+        | {key: record["recipe"][key] for key in ("ltd", "training")}
+        | {column: _percent(record, column, eps) for column in columns}
+        for record in records
+    ]
+    csv, md, png, steps = files = tuple(
+        out / name for name in ("study.csv", "study.md", "study.png", "trajectory.png")
+    )
+    long = [
+        row | {
+            "updates": _updates(record),
+            "pictures": record["evaluation"]["n"],
+            "seed": record["recipe"]["circuit"]["seed"],
+        }
+        for row, record in zip(rows, records, strict=True)
+    ]  # fmt: skip
+    results.write_text(csv, pd.DataFrame(long).round(4).to_csv(index=False))
+    names = list(rows[0])
+    table = results.markdown(names, [[_cell(row[name]) for name in names] for row in rows])
+    data = records[0]["recipe"]["data"]
+    count = records[0]["evaluation"]["n"]
+    title = f"{data['name']}, the first {count:,} test pictures, eps {eps:g}"
+    results.write_text(md, f"# A study of table 7: {title}\n\n{table}\n{NOTE}\n")
+    plots.save(_heat_map(title, rows, columns), png)
+    plots.save(_trajectories(title, records), steps)
+    return table, files
+
+
+def _percent(record: dict, column: str, eps: float) -> float | None:
+    if column == "against":
+        return 100 * record["trajectory"]["against"]
+    if column == "transfer":
+        return None if record["transfer"] is None else 100 * record["transfer"]
+    accuracy = record["accuracy"]
+    return 100 * accuracy[column if column == "clean" else f"{column}_{eps:g}"]
+
+
+def _updates(record: dict) -> int:
+    """How many batches were learned."""
+    recipe = record["recipe"]
+    batches = -(-recipe["data"]["n_train"] // recipe["learning"]["batch_size"])
+    return batches * len(record["history"]["train_accuracy"])
+
+
+def _cell(value: str | float | None) -> str:
+    return value if isinstance(value, str) else "" if value is None else f"{value:.1f}"
+
+
+def _heat_map(title: str, rows: Sequence[dict], columns: Sequence[str]) -> "Figure":
+    """A row per network, a column per accuracy."""
+    from matplotlib.figure import Figure
+
+    shown = [column for column in columns if column != "against"]
+    cells = [[float("nan") if row[c] is None else row[c] for c in shown] for row in rows]
+    figure = Figure(figsize=(4.6 + 0.75 * len(shown), 2.2 + 0.33 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(cells, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for i, row in enumerate(cells):
+        for j, value in enumerate(row):
+            if value == value:
+                colour = "black" if value > 55 else "white"
+                axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    names = [f"{row['circuit']}, LTD {row['ltd']}, {row['training']}" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.set_xticks(range(len(shown)), shown, rotation=35, ha="right", fontsize=8)
+    axes.set_title(title, loc="left", fontsize=11)
+    figure.colorbar(image, ax=axes, label="accuracy, %")
+    return figure
+
+
+def _trajectories(title: str, records: Sequence[dict]) -> "Figure":
+    """The paper's attack step by step on one circuit, the last, with the paper's LTD if there is
+    one: a column for each training, above the outputs of the survivors, below their loss and their
+    distance to the boundary.
+    """
+    from matplotlib.figure import Figure
+
+    found = {}
+    for record in records:
+        found.setdefault((record["recipe"]["ltd"], record["recipe"]["model"]), []).append(record)
+    *_, (ltd, model) = sorted(found, key=lambda of: of[0] == "moving average")
+    shown = found[ltd, model]
+    figure = Figure(figsize=(1.2 + 3.9 * len(shown), 6.2), layout="constrained")
+    grid = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row")
+    heading = f"{model}, LTD {ltd}: the paper's PGD on {title}"
+    figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
+    for (above, below), record in zip(grid.T, shown, strict=True):
+        path, n = record["trajectory"], record["evaluation"]["n"]
+        heading = f"{record['recipe']['training']}: {path['survivors']:,} of {n:,} survive"
+        above.set_title(heading, fontsize=10)
+        for axes, lines in ((above, _OUTPUTS), (below, _CLIMB)):
+            for i, (name, label) in enumerate(lines.items()):
+                values = path.get(name, [])  # of no survivor there is none
+                axes.plot(range(len(values)), values, color=plots.COLOURS[3 + i], label=label)
+            axes.spines[["top", "right"]].set_visible(False)
+        below.set_xlabel("step")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean over the survivors")
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+_OUTPUTS = {
+    "own": "the right output",
+    "best": "the best of the others",
+    "others": "the mean of the others",
+}
+_CLIMB = {"loss": "the loss that is climbed", "distance": "distance to the boundary"}
