@@ -57,10 +57,24 @@ class Line:
     def printed(self, column: str) -> float | None:
         return None if self.paper is None else self.paper.accuracy.get(column)
 
+    def pictures(self, column: str) -> int:
+        """How many test pictures an accuracy is of."""
+        record = self.records[0]
+        clean = column == "clean"
+        return record["recipe"]["data"]["n_test"] if clean else record["evaluation"]["n"]
+
     def bar(self, column: str) -> plots.Bar:
-        ours = [100 * record["accuracy"][column] for record in self.records]
+        ours = [100 * _accuracy(record, column) for record in self.records]
         doubt = "" if self.paper is None else self.paper.doubt
         return plots.Bar(mean(ours), min(ours), max(ours), self.printed(column), doubt)
+
+
+def _accuracy(record: dict, column: str) -> float:
+    """A share 0..1; without attack of all test pictures, however few are attacked."""
+    history = record["history"]
+    if column == "clean":
+        return history["test_accuracy"][history["epoch_kept"]]
+    return record["accuracy"][column]
 
 
 Draw = Callable[[str, dict[str, Line]], "Figure"]
@@ -86,7 +100,7 @@ def write(
             "highest": round(bar.high, 4),
             "difference": None if bar.paper is None else round(bar.mean - bar.paper, 4),
             "seeds": " ".join(str(r["recipe"]["circuit"]["seed"]) for r in lines[model].records),
-            "pictures": lines[model].records[0]["evaluation"]["n"],
+            "pictures": lines[model].pictures(column),
             "doubt": bar.doubt,
         }
         for model in bars
@@ -163,11 +177,13 @@ def _protocol(lines: list[Line]) -> str:
     first, *_ = records = (circuits or lines)[0].records
     seeds = [record["recipe"]["circuit"]["seed"] for record in records]
     learning, data = first["recipe"]["learning"], first["recipe"]["data"]
+    n, every = first["evaluation"]["n"], data["n_test"]
     said = (
         f"{learning['epochs']} epochs at batch {learning['batch_size']}, "
-        f"seeds {' '.join(map(str, seeds))}, "
-        f"the first {first['evaluation']['n']:,} of {data['n_test']:,} test pictures."
-    )
+        f"seeds {' '.join(map(str, seeds))}. "
+        + (f"All {n:,} test pictures." if n == every else
+           f"Clean: all {every:,} test pictures; attacked: the first {n:,}.")
+    )  # fmt: skip
     return " ".join([said, *(_baseline(line) for line in lines if not line.is_circuit)])
 
 
