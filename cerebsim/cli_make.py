@@ -33,6 +33,8 @@ class _Trials:
     """One trial per model and seed. The paper has 0 and 123."""
     limit: int | None = None
     """Attack only the first that many test pictures."""
+    sound_limit: int | None = None
+    """Of these, make the attacks that the paper has not only on the first that many."""
     epochs: int = 10
     jobs: int = 1
     """So many processes share the trials; started by hand in one folder they share them too."""
@@ -79,7 +81,8 @@ class Reproduce(_Trials):
     def run(self) -> None:
         data = load_data(self.data, self.data_dir)
         out = self.out or self.folder(FIGURES.get(self.table, self.table))
-        settings = self.limit, self.epochs, self.batch_size, self.rows, self.device, self.jobs
+        limits, learned = (self.limit, self.sound_limit), (self.epochs, self.batch_size)
+        settings = *limits, *learned, self.rows, self.device, self.jobs
         done = reproduce(self.table, data, self.seeds, out, *settings)
         mnist = "cerebsim reproduce table2 --data mnist --limit 1000    # the paper's own data"
         own = "cerebsim train --help                                  # a circuit of your own"
@@ -111,7 +114,8 @@ class Scan(_Trials):
     def run(self) -> None:
         data = load_data(self.data, self.data_dir)
         out, sizes = self.out or self.folder("scan"), (self.granule_cells, self.fan_in, self.ltd)
-        settings = self.limit, self.epochs, self.batch_size, self.device, self.jobs
+        limits, learned = (self.limit, self.sound_limit), (self.epochs, self.batch_size)
+        settings = *limits, *learned, self.device, self.jobs
         done = scan(self.by, data, *sizes, self.seeds, out, *settings)
         self.say(done, "cerebsim scan --help    # other sizes")
 

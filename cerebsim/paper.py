@@ -92,6 +92,7 @@ def tabulate(
     seeds: Sequence[int],
     out: str | Path,
     limit: int | None,
+    sound_limit: int | None,
     epochs: int,
     batch_size: int,
     device: str,
@@ -102,7 +103,7 @@ def tabulate(
     All else is as `reproduce` says.
     """
     expect(len(seeds) > 0, "seeds", list(seeds), "at least one seed", "The paper has 0 and 123.")
-    data.test.first(limit)  # a limit that is none is told before anything is trained
+    data.test.first(limit).first(sound_limit)  # what is no limit is told before the training
     trials = [
         Trial(
             model,
@@ -111,6 +112,7 @@ def tabulate(
             Path(out),
             EPS,
             limit,
+            sound_limit,
             device,
         )
         for seed in seeds
@@ -135,6 +137,7 @@ def reproduce(
     seeds: Sequence[int] = (0,),
     out: str | Path = "runs/table2",
     limit: int | None = None,
+    sound_limit: int | None = None,
     epochs: int = 10,
     batch_size: int | None = None,
     rows: Sequence[str] | None = None,
@@ -144,13 +147,14 @@ def reproduce(
     """Train the models of a table, attack them, and write records, table and figures.
 
     name: one of `published.TABLES` or `published.FIGURES`; seeds: the paper's are 0 and 123; limit:
-    attack only the first that many test pictures; batch_size: of the circuits, None for the table's
-    own; rows: None for all of the table's; device: as a `Cerebellum`'s; jobs: so many processes
-    share the trials. On MNIST the paper's figures for a circuit and batch size stand beside ours,
-    whichever table has them. Trials that have a record in out/records are not run again; a
-    circuit's training that was interrupted goes on from its checkpoint in out/circuits, the
-    baseline's begins anew; several calls, also of several processes, may work on one folder. Writes
-    out/NAME.csv, .md, .png and, of a table, out/pictures.png.
+    attack only the first that many test pictures; sound_limit: make the sound attacks, which the
+    paper has not, on the first that many of these; batch_size: of the circuits, None for the
+    table's own; rows: None for all of the table's; device: as a `Cerebellum`'s; jobs: so many
+    processes share the trials. On MNIST the paper's figures for a circuit and batch size stand
+    beside ours, whichever table has them. Trials that have a record in out/records are not run
+    again; a circuit's training that was interrupted goes on from its checkpoint in out/circuits,
+    the baseline's begins anew; several calls, also of several processes, may work on one folder.
+    Writes out/NAME.csv, .md, .png and, of a table, out/pictures.png.
 
     A figure runs the circuits of its table and draws their accuracies over their size. That figure
     2 is table 6 in panels a-c (no attack, FGSM, PGD) and figure 3 is table 7 likewise is our
@@ -168,7 +172,7 @@ def reproduce(
     expect(len(rows) > 0, "rows", list(rows), "at least one", "Leave it out for all.")
     models = {row: scaled(known[row], data) for row in rows}
     batch_size = table.batch_size if batch_size is None else batch_size
-    settings = data, seeds, out, limit, epochs, batch_size, device, jobs
+    settings = data, seeds, out, limit, sound_limit, epochs, batch_size, device, jobs
     if name in FIGURES:
         title = f"Figure {name[6:]}, as we read it: table {number}"
         return tabulate(name, title, models, tables.draw_figure, *settings)

@@ -31,6 +31,7 @@ def scan(
     seeds: Sequence[int] = (0,),
     out: str | Path = "runs/scan",
     limit: int | None = None,
+    sound_limit: int | None = None,
     epochs: int = 10,
     batch_size: int = 50,
     device: str = "cpu",
@@ -45,7 +46,7 @@ def scan(
     fixed = [f"k = {k}" for k in fan_in] if by == "width" else [f"m = {m:,}" for m in granule_cells]
     title = " with ".join([f"{by.title()} scan", *fixed])
     draw = partial(tables.draw_scan, size=SCANS[by][0])
-    settings = data, seeds, out, limit, epochs, batch_size, device, jobs
+    settings = data, seeds, out, limit, sound_limit, epochs, batch_size, device, jobs
     return tabulate(by, title, models, draw, *settings)
 
 

@@ -165,7 +165,7 @@ def study(
         learning = replace(learning, ltd_update=update)
         # Named as in the tables, so that both may share trained networks.
         model = name.replace(" ", " + LTD ", 1) if with_ltd else name
-        place = Path(out), (EPS,), limit, device
+        place = Path(out), (EPS,), limit, None, device
         return Studied(model, of, learning, learned, *place, centring, training, twin)
 
     trials = [network(*chosen) for chosen in product(circuits, ltd, trainings)]

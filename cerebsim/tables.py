@@ -60,8 +60,10 @@ class Line:
     def pictures(self, column: str) -> int:
         """How many test pictures an accuracy is of."""
         record = self.records[0]
-        clean = column == "clean"
-        return record["recipe"]["data"]["n_test"] if clean else record["evaluation"]["n"]
+        if column == "clean":
+            return record["recipe"]["data"]["n_test"]
+        worst = column.startswith("worst") and "sound_evaluation" in record
+        return record["sound_evaluation" if worst else "evaluation"]["n"]
 
     def bar(self, column: str) -> plots.Bar:
         ours = [100 * _accuracy(record, column) for record in self.records]
@@ -178,11 +180,13 @@ def _protocol(lines: list[Line]) -> str:
     seeds = [record["recipe"]["circuit"]["seed"] for record in records]
     learning, data = first["recipe"]["learning"], first["recipe"]["data"]
     n, every = first["evaluation"]["n"], data["n_test"]
+    worst = (circuits or lines)[0].pictures("worst")
     said = (
         f"{learning['epochs']} epochs at batch {learning['batch_size']}, "
         f"seeds {' '.join(map(str, seeds))}. "
         + (f"All {n:,} test pictures." if n == every else
            f"Clean: all {every:,} test pictures; attacked: the first {n:,}.")
+        + ("" if worst == n else f" Worst case: the first {worst:,}.")
     )  # fmt: skip
     return " ".join([said, *(_baseline(line) for line in lines if not line.is_circuit)])
 

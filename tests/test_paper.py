@@ -4,7 +4,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from cerebsim import paper, plots, results, tables, trials
+from cerebsim import Cerebellum, paper, plots, results, tables, trials
 from cerebsim.baselines import CNNConfig
 from cerebsim.data import Data, Pictures, load_data
 from cerebsim.errors import ArgumentError, CerebsimError
@@ -205,6 +205,36 @@ def test_no_seed_is_an_error(few, tmp_path):
     with pytest.raises(ArgumentError, match="seeds"):
         reproduce("table2", few, seeds=[], out=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sound_attacks_may_see_fewer_pictures():
+    """As if the paper's attacks ran on all of them and the others on the first."""
+    digits = load_data("digits")
+    net = Cerebellum(64, 1000)
+    net.fit(digits.train.first(400), epochs=2, progress=False)
+    attacks = trials.suite((0.02, 0.05), sound_eps=[0.02])
+    every, first = (trials.attack_all(net, digits.test.first(n), attacks) for n in (61, 23))
+    split = trials.attack_most(net, digits.test.first(61), attacks, few=23)
+    assert split["accuracy"].keys() == every["accuracy"].keys()
+    for name, share in split["accuracy"].items():
+        same = first if name.startswith(("sound", "worst")) else every
+        assert share == same["accuracy"][name], name
+        assert first["accuracy"][name] != every["accuracy"][name]
+    assert split["evaluation"]["n"] == 61 and split["sound_evaluation"]["n"] == 23
+    assert 0 < split["accuracy"]["worst_0.05"] < split["accuracy"]["worst_0.02"] < 1
+
+
+def test_a_table_says_where_the_worst_case_is_of_fewer_pictures(few, tmp_path):
+    limits = {"limit": 20, "sound_limit": 8, "rows": ["Cerebellum"]}
+    done = reproduce("table2", few, out=tmp_path, epochs=1, **limits)
+    assert "attacked: the first 20. Worst case: the first 8." in done.note
+    lines = csv.DictReader((tmp_path / "table2.csv").read_text().splitlines())
+    pictures = {line["column"]: line["pictures"] for line in lines}
+    assert pictures["clean"] == "40" and pictures["pgd_0.3"] == "20"
+    assert pictures["worst_0.1"] == pictures["worst_0.3"] == "8"
+    with pytest.raises(ArgumentError, match="limit"):
+        reproduce("table2", few, out=tmp_path / "none", sound_limit=0)
+    assert not (tmp_path / "none").exists()
 
 
 def test_beside_published_numbers_the_table_has_the_difference(tmp_path):
