@@ -95,28 +95,29 @@ class Studied(Trial):
 def trajectory(net: nn.Module, x: Tensor, y: Tensor, attack: PGD = PAPER_ATTACK) -> dict:
     """The attack step by step on those pictures x (N, ...) with labels y that survive it.
 
-    Per step, from the start to the last: the mean over the survivors of the right output ("own"),
-    of the best other ("best"), of all others ("others"), of the loss, and of the distance to the
-    boundary, own - best ("distance"). survivors: their number; against: the share of all N whose
-    loss rose from the clean picture to the attacked one while the distance rose too.
+    For the clean pictures, the random start and after every step: the mean over the survivors of
+    the right output ("own"), of the best other ("best"), of all others ("others"), of the loss, and
+    of the distance to the boundary, own - best ("distance"). survivors: their number; against: the
+    share of all N whose loss rose from the clean picture to the attacked one while the distance
+    rose too.
     """
     case = Case(net, x, y, attack)
     trace, clean = case.trace, case.clean
     last = trace.logits[-1]
     alive = (decide(clean) == y) & (decide(last) == y)
-    outputs = [summary(step[alive], y[alive]) for step in trace.logits]
-    loss = loss_function(attack.loss)
+    loss, seen = loss_function(attack.loss), [clean, *trace.logits]
     rose = loss(last, y) > loss(clean, y)
     further = margin(last, y) < margin(clean, y)
     found = {"survivors": int(alive.sum()), "against": share(rose & further)}
     if not found["survivors"]:
         return found
+    outputs = [summary(logits[alive], y[alive]) for logits in seen]
     own, best, others = map(list, zip(*outputs, strict=True))
     return found | {
         "own": own,
         "best": best,
         "others": others,
-        "loss": [float(step[alive].double().mean()) for step in trace.losses],
+        "loss": [float(loss(logits, y)[alive].double().mean()) for logits in seen],
         "distance": [a - b for a, b in zip(own, best, strict=True)],
     }
 

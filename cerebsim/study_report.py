@@ -118,10 +118,13 @@ def _trajectories(title: str, records: Sequence[dict]) -> "Figure":
         above.set_title(heading, fontsize=10)
         for axes, lines in ((above, _OUTPUTS), (below, _CLIMB)):
             for i, (name, label) in enumerate(lines.items()):
-                values = path.get(name, [])  # of no survivor there is none
-                axes.plot(range(len(values)), values, color=plots.COLOURS[3 + i], label=label)
+                clean, *steps = path.get(name, [None])  # of no survivor there is none
+                colour = plots.COLOURS[3 + i]
+                axes.plot(range(len(steps)), steps, color=colour, label=label)
+                axes.plot([-4], [clean], "o", color=colour, clip_on=False)
             axes.spines[["top", "right"]].set_visible(False)
-        below.set_xlabel("step")
+        below.set_xticks([-4, 0, 10, 20, 30, 40], ["clean", "0", "10", "20", "30", "40"])
+        below.set_xlabel("step, from the random start")
     for axes in grid[:, 0]:
         axes.set_ylabel("mean over the survivors")
         axes.legend(frameon=False, fontsize=8)

@@ -86,7 +86,9 @@ def test_the_trajectory_is_that_of_the_survivors(data):
     alive = (decide(before) == y) & (decide(after) == y)
     assert 0 < found["survivors"] == int(alive.sum()) < 40
     for name in ("own", "best", "others", "loss", "distance"):
-        assert len(found[name]) == 1 + study.PAPER_ATTACK.steps
+        assert len(found[name]) == 2 + study.PAPER_ATTACK.steps
+    own = before[alive].gather(1, y[alive, None]).mean()
+    assert found["own"][0] == pytest.approx(float(own), rel=1e-5)
     own = after[alive].gather(1, y[alive, None]).mean()
     assert found["own"][-1] == pytest.approx(float(own), rel=1e-5)
     assert found["loss"][-1] == pytest.approx(float(mse(after, y)[alive].mean()), rel=1e-5)
