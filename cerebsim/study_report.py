@@ -98,8 +98,8 @@ def _heat_map(title: str, rows: Sequence[dict], columns: Sequence[str]) -> "Figu
 
 def _trajectories(title: str, records: Sequence[dict]) -> "Figure":
     """The paper's attack step by step on one circuit, the last, with the paper's LTD if there is
-    one: a column for each training, above the outputs of the survivors, below their loss and their
-    distance to the boundary.
+    one: a column for each training, and in its rows the outputs of the survivors, their loss, and
+    their distance to the boundary. A dot is the clean pictures.
     """
     from matplotlib.figure import Figure
 
@@ -108,32 +108,39 @@ def _trajectories(title: str, records: Sequence[dict]) -> "Figure":
         found.setdefault((record["recipe"]["ltd"], record["recipe"]["model"]), []).append(record)
     *_, (ltd, model) = sorted(found, key=lambda of: of[0] == "moving average")
     shown = found[ltd, model]
-    figure = Figure(figsize=(1.2 + 3.9 * len(shown), 6.2), layout="constrained")
-    grid = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row")
+    figure = Figure(figsize=(1.2 + 3.9 * len(shown), 7.4), layout="constrained")
+    grid = figure.subplots(len(_ROWS), len(shown), squeeze=False, sharex=True)
     heading = f"{model}, LTD {ltd}: the paper's PGD on {title}"
     figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
-    for (above, below), record in zip(grid.T, shown, strict=True):
+    for column, record in zip(grid.T, shown, strict=True):
         path, n = record["trajectory"], record["evaluation"]["n"]
         heading = f"{record['recipe']['training']}: {path['survivors']:,} of {n:,} survive"
-        above.set_title(heading, fontsize=10)
-        for axes, lines in ((above, _OUTPUTS), (below, _CLIMB)):
+        column[0].set_title(heading, fontsize=10)
+        for axes, (_, lines) in zip(column, _ROWS, strict=True):
             for i, (name, label) in enumerate(lines.items()):
                 clean, *steps = path.get(name, [None])  # of no survivor there is none
                 colour = plots.COLOURS[3 + i]
                 axes.plot(range(len(steps)), steps, color=colour, label=label)
                 axes.plot([-4], [clean], "o", color=colour, clip_on=False)
             axes.spines[["top", "right"]].set_visible(False)
-        below.set_xticks([-4, 0, 10, 20, 30, 40], ["clean", "0", "10", "20", "30", "40"])
-        below.set_xlabel("step, from the random start")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("mean over the survivors")
-        axes.legend(frameon=False, fontsize=8)
+        column[-1].set_xticks([-4, 0, 10, 20, 30, 40], ["clean", "0", "10", "20", "30", "40"])
+        column[-1].set_xlabel("step, from the random start")
+    for axes, (label, _) in zip(grid[:, 0], _ROWS, strict=True):
+        axes.set_ylabel(label)
+    grid[0, 0].legend(frameon=False, fontsize=8)
     return figure
 
 
-_OUTPUTS = {
-    "own": "the right output",
-    "best": "the best of the others",
-    "others": "the mean of the others",
-}
-_CLIMB = {"loss": "the loss that is climbed", "distance": "distance to the boundary"}
+_ROWS = (
+    (
+        "outputs, mean",
+        {
+            "own": "the right one",
+            "best": "the best of the others",
+            "others": "the mean of the others",
+        },
+    ),
+    ("loss, mean", {"loss": "loss"}),
+    ("distance, mean", {"distance": "distance to the boundary"}),
+)
+"""Of the survivors: what a row shows, and its lines by their names in a record."""
