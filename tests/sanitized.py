@@ -20,8 +20,9 @@ def every_operation(B: int, d: int, m: int, k: int, c: int) -> None:
     leaf, learned = x.clone().requires_grad_(), W.clone().requires_grad_()
     ops.circuit(leaf, J, learned, mu).sum().backward()
     rule = ops.Rule.of(LearningConfig(), m, c)
+    order = torch.arange(100, device="cuda") % B  # long enough for replays of graphs
     for batch_size in (1, 3):
-        ops.learn_(x, t, J, W, mu, torch.zeros_like(W), rule, batch_size)
+        ops.learn_(x, t, J, W, mu, torch.zeros_like(W), rule, batch_size, order)
     torch.cuda.synchronize()
 
 
