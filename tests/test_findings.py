@@ -10,7 +10,7 @@ from cerebsim import study, study_report
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "findings.md"
-FC, RC = "FC m=1,000", "RC k=4"
+FC, WIDER, RC = "FC m=1,000", "FC m=5,970", "RC k=4"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def records() -> dict:
 def test_the_table_is_made_of_the_records(page, records, tmp_path):
     chosen = [
         records[circuit, "moving average", training]
-        for circuit in (FC, RC)
+        for circuit in (FC, WIDER, RC)
         for training in study.TRAININGS
     ]
     table, _ = study_report.write(chosen, tuple(study.ATTACKS), study.EPS, tmp_path)
@@ -77,7 +77,9 @@ def test_its_sentences_are_the_records(page, records):
         f"{kept(FC, 'none', fifty)} (batch 50), the sparse one {kept(RC, 'none', fifty)} (batch "
         f"50). With the moving average they keep {kept(FC, average, one)}, "
         f"{kept(FC, average, fifty)} and {kept(RC, average, fifty)}, and the sparse one "
-        f"{kept(*sparse)} at batch 1.",
+        f"{kept(*sparse)} at batch 1. (A fully connected circuit of 5,970 cells: "
+        f"{kept(WIDER, 'none', one)} and {kept(WIDER, 'none', fifty)} without, "
+        f"{kept(WIDER, average, one)} and {kept(WIDER, average, fifty)} with.)",
         f"they keep {kept(FC, exact, one)}, {kept(FC, exact, fifty)} and "
         f"{kept(RC, exact, fifty)}. **So",
         f"Its worst case there is {kept(RC, exact, fifty, attack='worst')}.",
@@ -92,7 +94,7 @@ def test_its_sentences_are_the_records(page, records):
     plain = " ".join(page.split())
     for sentence in sentences:
         assert sentence in plain, sentence
-    for circuit in (FC, RC):
+    for circuit in (FC, WIDER, RC):
         assert kept(circuit, average, one, attack="worst") == "0.0 %"
     for (_, ltd, _), record in records.items():
         assert ltd != "none" or record["accuracy"]["PGD mse 0.01_0.1"] < 0.2
