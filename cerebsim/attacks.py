@@ -6,6 +6,7 @@ Attacks that search otherwise (`square`, `autoattack`) are an `Attack` too.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -45,7 +46,7 @@ class AttackResult:
         return (~self.success).double().mean().item()
 
 
-class Attack:
+class Attack(ABC):
     """What all attacks share: the settings' checks and the way from eps to results.
 
     A frozen dataclass with `eps` and `bounds` that says in `_found` what it finds at one eps.
@@ -132,10 +133,10 @@ class Attack:
             seconds=time.perf_counter() - began,
         )
 
+    @abstractmethod
     def _found(self, eps: float, model, x, y, batch_size, progress) -> Found:
         """What is found at one eps for one picture or more; the score is minus the loss if
         targeted. `progress` as in `attack`."""
-        raise NotImplementedError
 
     def _settings(self, eps: float) -> dict:
         """What repeats the attack at this eps, for JSON."""
@@ -144,6 +145,10 @@ class Attack:
 
 class _Planned(Attack):
     """An attack that the loop of `ascent` carries out, as `_plan` says."""
+
+    @abstractmethod
+    def _plan(self, eps: float) -> Plan:
+        """The settings of the loop at one eps."""
 
     def _found(self, eps: float, model, x, y, batch_size, progress) -> Found:
         search = Search(self._plan(eps), model, x, y)
@@ -180,7 +185,7 @@ class Noise(_Planned):
         expect_choice(self.kind, "kind", ("uniform", "corner"))
         expect_integer(self.seed, "seed", 0, "Any whole number draws noise.")
 
-    def _plan(self, eps: float) -> "Plan":
+    def _plan(self, eps: float) -> Plan:
         return Plan(
             eps, "margin", self.bounds, restarts=self.draws, start=self.kind, seed=self.seed
         )
@@ -202,7 +207,7 @@ class FGSM(_Planned):
         super().__post_init__()
         loss_function(self.loss)
 
-    def _plan(self, eps: float) -> "Plan":
+    def _plan(self, eps: float) -> Plan:
         return Plan(eps, self.loss, self.bounds, alpha=eps, steps=1, targeted=self.targeted)
 
 
@@ -265,7 +270,7 @@ class PGD(_Planned):
         expect_integer(self.seed, "seed", 0, "Any whole number draws a start.")
         loss_function(self.loss)
 
-    def _plan(self, eps: float) -> "Plan":
+    def _plan(self, eps: float) -> Plan:
         return Plan(
             eps,
             self.loss,

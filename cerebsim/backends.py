@@ -35,6 +35,9 @@ class Backend:
     dtypes: tuple[torch.dtype, ...] | None
     unavailable: Callable[[], str | None]
     """Why it cannot be used on this machine, or None."""
+    learns_dense: bool = False
+    """Whether it learns with the wiring "full" too. All else of that is a matrix product: torch's
+    BLAS, which `reference` calls, is what a kernel would have to beat."""
     too_large: Callable[[int, int], str | None] = lambda d, m: None
     """Why it cannot take a circuit of d mossy fibres and m granule cells, or None."""
 
@@ -79,8 +82,10 @@ _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # launches for a batch where Triton needs six, and learns picture by picture in one launch for a
 # whole run. That is counted, not measured: neither has run on a GPU yet.
 BACKENDS = {
-    "cpu": Backend("cerebsim.native", ("cpu",), (torch.float32,), native.unavailable),
-    "cuda": Backend("cerebsim.native_cuda", ("cuda",), _GPU_DTYPES, _no_cuda, _too_large_for_cuda),
+    "cpu": Backend("cerebsim.native", ("cpu",), (torch.float32,), native.unavailable, True),
+    "cuda": Backend(
+        "cerebsim.native_cuda", ("cuda",), _GPU_DTYPES, _no_cuda, too_large=_too_large_for_cuda
+    ),
     "triton": Backend("cerebsim.kernels", ("cuda",), _GPU_DTYPES, _no_triton),
     "reference": Backend("cerebsim.reference", None, None, lambda: None),
 }
@@ -105,10 +110,14 @@ def chosen() -> str:
     return _chosen.get() or _named(os.environ.get("CEREBSIM_BACKEND") or "auto", "CEREBSIM_BACKEND")
 
 
-def select(x: Tensor, m: int, dense: bool) -> str:
+def select(x: Tensor, m: int, dense: bool, learns: bool = False) -> str:
     """The name of the backend that serves a call with the input x (B, d) of a circuit of m granule
-    cells; `dense`: its wiring is "full".
+    cells; `dense`: its wiring is "full"; `learns`: the call is `learn_`.
     """
+
+    def serves_wiring(name: str) -> bool:
+        return not dense or (learns and BACKENDS[name].learns_dense)
+
     name = chosen()
     if name != "auto":
         if reason := BACKENDS[name].refuses(x, m):
@@ -116,11 +125,11 @@ def select(x: Tensor, m: int, dense: bool) -> str:
                 f"backend {name!r} cannot serve this call: {reason}. "
                 "Choose another with use_backend or CEREBSIM_BACKEND, or 'auto'."
             )
-        return "reference" if dense else name
-    if dense:  # a matrix product: torch's BLAS on every device is what a kernel would have to beat
-        return "reference"
+        return name if serves_wiring(name) else "reference"
     for candidate, backend in BACKENDS.items():
         if backend.devices is not None and x.device.type not in backend.devices:
+            continue
+        if candidate != "reference" and not serves_wiring(candidate):
             continue
         reason = backend.refuses(x, m)
         if reason is None:

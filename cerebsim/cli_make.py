@@ -22,19 +22,15 @@ Backend = Literal[("auto", *BACKENDS)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Trials:
-    """The flags of a command that trains and attacks many models, and what it prints."""
+class ManyModels:
+    """The flags of a command that trains and attacks many models."""
 
     data: str = "digits"
     """digits, mnist or folder:PATH. The paper has mnist."""
     data_dir: str | None = None
     """The folder that holds MNIST/raw."""
-    seeds: tuple[int, ...] = (0,)
-    """One trial per model and seed. The paper has 0 and 123."""
     limit: int | None = None
     """Attack only the first that many test pictures."""
-    sound_limit: int | None = None
-    """Of these, make the attacks that the paper has not only on the first that many."""
     epochs: int = 10
     jobs: int = 1
     """So many processes share the trials; started by hand in one folder they share them too."""
@@ -48,6 +44,16 @@ class _Trials:
     def folder(self, name: str) -> Path:
         """Where everything goes unless the command line says otherwise."""
         return Path("runs") / f"{name}-{self.data.partition(':')[0]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trials(ManyModels):
+    """The flags of a table or a scan, and what it prints."""
+
+    seeds: tuple[int, ...] = (0,)
+    """One trial per model and seed. The paper has 0 and 123."""
+    sound_limit: int | None = None
+    """Of the pictures attacked, make the attacks that the paper has not only on the first ones."""
 
     def say(self, done: Reproduction, *following: str) -> None:
         """Print the table, its files and what to do next."""

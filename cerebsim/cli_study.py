@@ -8,23 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .cli_make import Backend
+from .cli_make import ManyModels
 from .data import load_data
 from .study import CIRCUITS, LTD, TRAININGS, study
 from .study_report import NOTE
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, kw_only=True)
+class Study(ManyModels):
     """Settle table 7: vary training, LTD and attack one by one, and look where accuracy comes from.
 
     The same command goes on where it was stopped: a network on disk is not trained again.
     """
 
-    data: str = "digits"
-    """digits, mnist or folder:PATH. The paper has mnist."""
-    data_dir: str | None = None
-    """The folder that holds MNIST/raw."""
     circuits: tuple[Literal[tuple(CIRCUITS)], ...] = tuple(CIRCUITS)
     """Which circuits."""
     ltd: tuple[Literal[tuple(LTD)], ...] = tuple(LTD)
@@ -37,19 +33,9 @@ class Study:
     """Attack only the first that many test pictures."""
     out: Path | None = None
     """Where everything goes. None: runs/study-DATA."""
-    epochs: int = 10
-    jobs: int = 1
-    """So many processes share the networks."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 ...; auto: a GPU where torch finds one."""
-    backend: Backend | None = None
-    """None: CEREBSIM_BACKEND of the environment, or auto."""
-
-    again = "Every finished network is kept: the same command goes on from there."
 
     def run(self) -> None:
-        data = load_data(self.data, self.data_dir)
-        out = self.out or Path("runs") / f"study-{self.data.partition(':')[0]}"
+        data, out = load_data(self.data, self.data_dir), self.out or self.folder("study")
         chosen = self.circuits, self.ltd, self.trainings, self.seed, self.limit, self.epochs
         table, files = study(data, out, *chosen, self.device, self.jobs)
         print(f"{table}\n{textwrap.fill(NOTE, 100)}\n\nWritten:")

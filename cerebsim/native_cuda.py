@@ -214,12 +214,13 @@ def learn_(
             queue = learn
             if not _cuda.learns_in_one_kernel(J, batch_size, c):
                 queue = _by_graphs(learn, _BATCHES_OF_A_GRAPH * batch_size, device)
-            pictures = batch_size  # of a turn: as many batches as take about _TICK_SECONDS
-            while (done := int(at)) < len(order):  # waits for the device
+            pictures, done = batch_size, 0  # of a turn: as many batches as take about _TICK_SECONDS
+            while done < len(order):
                 began = time.perf_counter()
                 queue(min(pictures, len(order) - done))
+                done = int(at)  # waits for the device
                 if tick is not None:
-                    tick(int(at))
+                    tick(done)
                 if time.perf_counter() - began < _TICK_SECONDS / 2:
                     pictures *= 2
     except KeyboardInterrupt:

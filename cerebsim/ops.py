@@ -199,10 +199,10 @@ def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None):
 
 
 def _serve(x: Tensor, J: tuple[Tensor | None, Tensor, Tensor | None], learns: bool = False):
-    """The backend's module for a call; the CPU's kernels can learn with the dense wiring too."""
+    """The backend's module for a call."""
     indices, weights, _ = J
     dense = indices is None
-    name = backends.select(x, weights.shape[1], dense and not (learns and x.device.type == "cpu"))
+    name = backends.select(x, weights.shape[1], dense, learns)
     # The CPU's kernels look for NaN on their way. A CUDA graph cannot stop to look: whoever
     # captures one checks what goes in.
     captured = x.is_cuda and torch.cuda.is_current_stream_capturing()

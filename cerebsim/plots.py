@@ -259,6 +259,22 @@ def layer_spectra(
     return figure
 
 
+def heat_map(
+    axes, percents: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """A matrix of accuracies in percent with its numbers, and a scale beside it; None is blank."""
+    cells = [[float("nan") if value is None else value for value in row] for row in percents]
+    image = axes.imshow(cells, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for i, row in enumerate(percents):
+        for j, value in enumerate(row):
+            if value is not None:
+                colour = "black" if value > 55 else "white"
+                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.figure.colorbar(image, ax=axes, label="accuracy, %")
+
+
 def save(figure: "Figure", path: str | Path) -> Path:
     """Write the figure (PNG, PDF or SVG by the file's ending) whole or not at all."""
     path = Path(path)

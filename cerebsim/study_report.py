@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 NOTE = (
     "Accuracies in percent. PGD LOSS STEP: 40 steps, the last is kept, as in the paper, whose own "
-    "is PGD mse 0.01. Square: 1,000 queries a picture and no gradient. Transfer: pictures made by "
+    "is PGD mse 0.01. Square asks for outputs alone, for no gradient. Transfer: pictures made by "
     "PGD on the margin of the same circuit trained with batches of 50. Worst: over all but "
     "transfer. Against: share of the pictures on which PGD mse 0.01 raised the loss and carried "
     "the picture away from the boundary."
@@ -79,20 +79,11 @@ def _heat_map(title: str, rows: Sequence[dict], columns: Sequence[str]) -> "Figu
     from matplotlib.figure import Figure
 
     shown = [column for column in columns if column != "against"]
-    cells = [[float("nan") if row[c] is None else row[c] for c in shown] for row in rows]
     figure = Figure(figsize=(4.6 + 0.75 * len(shown), 2.2 + 0.33 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(cells, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-    for i, row in enumerate(cells):
-        for j, value in enumerate(row):
-            if value == value:
-                colour = "black" if value > 55 else "white"
-                axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
     names = [f"{row['circuit']}, LTD {row['ltd']}, {row['training']}" for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
-    axes.set_xticks(range(len(shown)), shown, rotation=35, ha="right", fontsize=8)
+    plots.heat_map(axes, [[row[column] for column in shown] for row in rows], names, shown)
     axes.set_title(title, loc="left", fontsize=11)
-    figure.colorbar(image, ax=axes, label="accuracy, %")
     return figure
 
 

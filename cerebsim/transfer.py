@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from . import plots
 from .attackable import evaluating
 from .attacks import FGSM, PGD, Noise
 from .errors import ArgumentError, expect
@@ -91,16 +92,9 @@ def draw(title: str, found: Transfer) -> "Figure":
     shares = [[100 * row[target] for target in names] for row in rows.values()]
     figure = Figure(figsize=(2.6 + 1.1 * len(names), 1.8 + 0.7 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-    for i, row in enumerate(shares):
-        for j, share in enumerate(row):
-            colour = "black" if share > 55 else "white"
-            axes.text(j, i, f"{share:.1f}", ha="center", va="center", color=colour)
+    plots.heat_map(axes, shares, list(rows), names)
     axes.axhline(0.5, color="white", lw=3)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_yticks(range(len(rows)), list(rows))
     axes.set_xlabel("target: the network that sees the pictures")
     axes.set_ylabel("source: made on")
     axes.set_title(title, loc="left", fontsize=11)
-    figure.colorbar(image, ax=axes, label="accuracy, %")
     return figure

@@ -337,8 +337,16 @@ def test_batches_are_learned_by_replays(emulate, monkeypatch, sizes):
 
 
 def test_a_run_of_single_pictures_is_one_kernel_and_no_graph(emulate, monkeypatch):
-    monkeypatch.setattr(native_cuda, "captured", None)
-    learn(Task(m=40, batch_size=1), torch.arange(40).repeat(2))
+    captured, task, order = [], Task(m=40, batch_size=1), torch.arange(40).repeat(2)
+    monkeypatch.setattr(native_cuda, "captured", lambda step, _: captured.append(step) or step)
+    assert same(learn(task, order), learn(task, order, [30]))
+    assert captured == []
+
+
+def test_so_many_pictures_are_taken_at_a_time_that_a_grid_holds_their_tiles(emulate):
+    tiny, most = native_cuda._cuda.Wiring(1, 1, 1, 0, True, 0, 0), 65_535 * 32
+    needed = [native_cuda._cuda.granule_backward_bytes(tiny, B) for B in (most - 32, most, 10**9)]
+    assert needed[0] < needed[1] == needed[2]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -417,6 +425,7 @@ def test_a_circuit_that_is_too_large_goes_to_another_backend(emulate, monkeypatc
         assert backends.select(x.expand(1, d), m, dense=False) == "reference"
         with backends.use_backend("cuda"), pytest.raises(BackendUnavailable, match=f"{d:,} and"):
             backends.select(x.expand(1, d), m, dense=False)
+    assert backends.select(x, 1, dense=True) == "reference"
     J = native_cuda._cuda.Wiring(most_d + 1, 1, 1, 0, True, 0, 0)
     with pytest.raises(RuntimeError, match="more mossy fibres"):  # and so do the kernels
         native_cuda._cuda.granule(J, 0, 1, 0, 0, 0)
