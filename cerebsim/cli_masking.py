@@ -1,11 +1,12 @@
 """Floor 11: the command that examines whether a robust accuracy can be believed."""
 
-import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
+from tqdm import tqdm
 
 from . import masking, masking_report, results
 from .attacks import PGD
@@ -44,7 +45,7 @@ class Masking:
     backend: Backend | None = None
     """None: CEREBSIM_BACKEND of the environment, or auto."""
 
-    again = "Nothing of this report is kept: the same command begins it anew."
+    again = "Every finished check is kept: the same command goes on from there."
 
     def run(self) -> None:
         net = load(self.run_folder, self.device)
@@ -69,19 +70,26 @@ class Masking:
 
         def examine() -> dict:
             others = {str(path): load(path, self.device) for path in self.sources}
-            return masking.examine(
-                net, pictures, attack, sources=others, data=data, effort=effort, progress=_say
-            ).as_dict()
+            with tqdm(total=len(masking.CHECKS), desc="masking", unit="check") as bar:
+
+                def kept(name: str, check: Callable[[], dict]) -> dict:
+                    found = results.run_once(folder / "checks", recipe | {"name": name}, check)
+                    bar.update()
+                    return found
+
+                return masking.examine(
+                    net,
+                    pictures,
+                    attack,
+                    sources=others,
+                    data=data,
+                    effort=effort,
+                    progress=bar.set_postfix_str,
+                    kept=kept,
+                ).as_dict()
 
         report = masking.Report.from_dict(results.run_once(folder, recipe, examine))
-        _say("")
         path = results.trial_path(folder, recipe)
         title = f"{self.run_folder.name}, {len(pictures):,} test pictures of {data.name}"
         pdf = masking_report.save(report, title, path.with_suffix(".pdf"))
         print(f"{title}:\n\n{report}\n\nRecord: {path}\nReport: {pdf}")
-
-
-def _say(what: str) -> None:
-    """What is being done, for whoever waits at a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ Pintor et al. 2022 and Zimmermann et al. 2022, each with a threshold beside its 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -163,13 +164,16 @@ def examine(
     effort: Effort | None = None,
     batch_size: int = 256,
     progress: Callable[[str], object] | None = None,
+    kept: Callable[[str, Callable[[], dict]], dict] | None = None,
 ) -> Report:
     """All checks on the robust accuracy that `attack` reports for `net` on these pictures.
 
     net: any module that maps pictures to logits (N, c); checks that it cannot undergo are "not
     run". pictures: (x, y) as for an attack, e.g. `data.test.first(1000)`. attack: an untargeted
     `PGD` on a named loss at one eps. sources: at least three other networks for check 13; without
-    them they are trained from `data`, if given. progress is told what is being done.
+    them they are trained from `data`, if given. progress is told what is being done. kept is asked
+    for what each check found, by the check's name and with the function that runs it, so that an
+    examination can go on where it was stopped; it must belong to these very arguments.
 
     Where check 0 fails, nothing that follows would mean anything, and it is not run. Repeats
     itself on the same machine. Bad input is an `ArgumentError`.
@@ -200,15 +204,26 @@ def examine(
         clean = case.clean_accuracy
         findings: list[Finding] = []
         for check in CHECKS:
-            stop = bool(findings) and findings[0].status == "failed"
-            findings.append(_stopped(check) if stop else _found(check, case))
+            if findings and findings[0].status == "failed":
+                findings.append(_stopped(check))
+                continue
+            run = partial(_found, check, case)
+            found = run() if kept is None else kept(f"check {check.number}", run)
+            case.recall(found["tried"], found["fooled"])
+            findings.append(Finding(**found["finding"]))
         accuracy, worst = case.result.accuracy, share(~case.fooled)
     settings = case.result.settings
     return Report(settings, len(x), clean, accuracy, worst, case.tried, findings)
 
 
-def _found(check: Check, case: Case) -> Finding:
+def _found(check: Check, case: Case) -> dict:
+    """What this check finds, and what was tried and fooled up to its end, as JSON holds them."""
     case.say(f"{check.number} {check.name}")
+    finding = asdict(_finding(check, case))
+    return {"finding": finding, "tried": case.tried, "fooled": case.fooled.nonzero()[:, 0].tolist()}
+
+
+def _finding(check: Check, case: Case) -> Finding:
     began = time.perf_counter()
     try:
         numbers = check.computation(case)

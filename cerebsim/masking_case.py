@@ -130,6 +130,11 @@ class Case:
         self.fooled |= fooled
         self.tried[name] = share(~fooled)
 
+    def recall(self, tried: dict[str, float], fooled: list[int]) -> None:
+        """What was counted up to the end of a check, now or before the examination was stopped."""
+        self.tried = dict(tried)
+        self.fooled[fooled] = True
+
     def at(self, eps: float) -> PGD:
         """The attack at another eps; a fixed step grows with it, so that it can cross the ball."""
         alpha = self.attack.alpha

@@ -448,7 +448,8 @@ def test_the_command_keeps_record_and_report(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert main(words) == 0
     out = capsys.readouterr().out
-    record, pdf = sorted((folder / "masking").iterdir())
+    checks, record, pdf = sorted((folder / "masking").iterdir())
+    assert checks.name == "checks" and len(results.read_all(checks)) == 17
     assert pdf.suffix == ".pdf" and f"Record: {record}\nReport: {pdf}\n" in out
     found = results.read(record)
     assert found["verdict"].upper() in out and len(found["findings"]) == 17
@@ -457,3 +458,27 @@ def test_the_command_keeps_record_and_report(tmp_path, capsys, monkeypatch):
     assert main(words) == 0 and capsys.readouterr().out == out
     assert main([*words[:2], "--eps", "0"]) == 2
     assert "eps: got 0" in capsys.readouterr().err
+
+
+def test_a_stopped_examination_goes_on_with_the_next_check(plain, pictures):
+    x, y = pictures.first(10)
+    arguments = {"attack": replace(SOUND, steps=5), "effort": TINY}
+    whole = masking.examine(plain, (x, y), **arguments).as_dict()
+    done, ran = {}, []
+
+    def stopped_at_8(name, run):
+        if name == "check 8" and "check 8" not in ran:
+            ran.append(name)
+            raise KeyboardInterrupt
+        if name not in done:
+            ran.append(name)
+            done[name] = json.loads(json.dumps(run()))
+        return done[name]
+
+    with pytest.raises(KeyboardInterrupt):
+        masking.examine(plain, (x, y), **arguments, kept=stopped_at_8)
+    report = masking.examine(plain, (x, y), **arguments, kept=stopped_at_8).as_dict()
+    assert ran.count("check 8") == 2 and ran.count("check 3") == ran.count("check 9") == 1
+    for finding in whole["findings"] + report["findings"]:
+        finding.pop("seconds")
+    assert json.dumps(report) == json.dumps(whole)
