@@ -26,9 +26,9 @@ class Cerebellum(nn.Module):
     the decision is the largest, or with c = 1 the sign. Differentiable to the input and to W, and
     so open to every attack written for torch modules. In eval mode it repeats itself, and a
     picture's logits do not depend, bit for bit, on the rest of the batch or on the number of
-    threads (wirings "random" and "local"; for "full" to rounding). In train mode the forward pass
-    moves mu, as batch norm moves its average; `fit` needs no mode and leaves eval mode behind. The
-    arguments are those of `config.CircuitConfig`, where each is explained.
+    threads (where fan_in < mossy_fibers; where a cell reads them all, to rounding). In train mode
+    the forward pass moves mu, as batch norm moves its average; `fit` needs no mode and leaves eval
+    mode behind. The arguments are those of `config.CircuitConfig`, where each is explained.
 
     Raises `ArgumentError` for arguments that make no network and for inputs of the wrong shape,
     dtype or device, and for NaN and infinity.
@@ -124,7 +124,8 @@ class Cerebellum(nn.Module):
         moved to the network's device. out: a folder for the checkpoint, written after every epoch
         and on Ctrl-C; a run that is there with equal settings and pictures goes on, bit for bit,
         and a finished one is returned.
-        Deterministic for any number of threads (not bit for bit with wiring "full").
+        Deterministic for any number of threads (not bit for bit where a cell reads every
+        mossy fibre).
         """
         unknown = sorted(settings.keys() - LearningConfig.__dataclass_fields__.keys())
         known = ", ".join(LearningConfig.__dataclass_fields__)

@@ -9,6 +9,7 @@ to the last bit: additions, multiplications, divisions and square roots, no libr
 
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import ref
 
 import numpy as np
 import torch
@@ -89,10 +90,7 @@ class Wiring:
 
     def dense(self) -> Tensor:
         """J as a (d, m) matrix, for small cases and comparisons; repeated inputs add up."""
-        if self.indices is None:
-            return self.weights
-        J = self.weights.new_zeros(self.d, self.m)
-        return J.scatter_add_(0, self.indices.long(), self.weights)
+        return _scattered(self.indices, self.weights, self.d)
 
     @classmethod
     def draw(cls, config: CircuitConfig) -> "Wiring":
@@ -146,6 +144,25 @@ def inverse_of(indices: Tensor, d: int, cells: int | None = None) -> tuple[Tenso
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         kept[d, cells] = starts, torch.argsort(keys, stable=True)
     return kept[d, cells]
+
+
+_matrices = WeakTensorKeyDictionary()  # weights: (indices, what changes with their values, matrix)
+
+
+def matrix_of(indices: Tensor, weights: Tensor, d: int) -> Tensor:
+    """J as a (d, m) matrix; kept as long as these weights live and neither changes."""
+    state = None if weights.is_inference() else (indices._version, weights._version, d)
+    kept = _matrices.get(weights)
+    if state is None or kept is None or kept[0]() is not indices or kept[1] != state:
+        kept = _matrices[weights] = ref(indices), state, _scattered(indices, weights, d)
+    return kept[2]
+
+
+def _scattered(indices: Tensor | None, weights: Tensor, d: int) -> Tensor:
+    if indices is None:
+        return weights
+    J = weights.new_zeros(d, weights.shape[1])
+    return J.scatter_add_(0, indices.long(), weights)
 
 
 def draw_readout(config: CircuitConfig) -> Tensor:

@@ -29,7 +29,7 @@ class Task:
     """Pictures with targets, and a circuit that learns them one call after another."""
 
     def __init__(self, m=200, c=10, batch_size=7, ltd=True, seed=0, pictures=40, **settings):
-        circuit = {k: settings.pop(k) for k in ("threshold", "wiring") if k in settings}
+        circuit = {k: settings.pop(k) for k in ("threshold", "wiring", "fan_in") if k in settings}
         self.config = CircuitConfig(20, m, c, ltd=ltd, **circuit)
         self.learning = LearningConfig(batch_size=batch_size, **settings)
         self.rule = ops.Rule.of(self.learning, m, c)
@@ -58,7 +58,11 @@ class Task:
         """The same in float64 by the layers, autograd and torch.optim."""
         config, learning = self.config, self.learning
         granule = GranuleLayer(
-            20, config.granule_cells, wiring=config.wiring, threshold=config.threshold
+            20,
+            config.granule_cells,
+            config.fan_in,
+            wiring=config.wiring,
+            threshold=config.threshold,
         )
         readout = Readout(draw_readout(config).double())
         centring = torch.nn.Identity()
@@ -119,6 +123,8 @@ CASES = [
     {"c": 23, "batch_size": 50},
     {"wiring": "local"},
     {"wiring": "full", "batch_size": 50},
+    {"fan_in": 20},
+    {"fan_in": 20, "batch_size": 1, "threshold": 0.25},
     {"decay": 0.5, "ltd_decay": 0.0, "batch_size": 50},
 ]
 RULES = {

@@ -1,4 +1,5 @@
 import random
+import weakref
 
 import pytest
 import torch
@@ -6,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import BACKEND, FLOAT32, assert_close_to_largest
 
-from cerebsim import ops, reference
+from cerebsim import native, ops, reference
 from cerebsim.backends import use_backend
 from cerebsim.config import CircuitConfig
-from cerebsim.errors import OutOfMemory
-from cerebsim.wiring import Wiring
+from cerebsim.errors import ArgumentError, OutOfMemory
+from cerebsim.wiring import Wiring, matrix_of
 
 
 def rounded(J: Wiring) -> Wiring:
@@ -68,10 +69,11 @@ class Operators:
         return call
 
 
-def check(case: Case) -> None:
+def check(case: Case, module=None) -> None:
+    """By the operators, or by a backend's own functions."""
     expected = case.results(reference, torch.float64)
     with use_backend("cpu"):
-        got = case.results(Operators(case.J.d))
+        got = case.results(module or Operators(case.J.d))
     for name, value in got.items():
         try:
             assert_close_to_largest(value, expected[name], BACKEND)
@@ -319,6 +321,40 @@ def test_a_second_derivative_is_refused():
         (gradient,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()
+
+
+# Where a cell reads every mossy fibre the CPU takes the BLAS.
+EVERY_FIBRE = [{"wiring": "random"}, {"wiring": "random", "replacement": True}, {"wiring": "local"}]
+
+
+@pytest.mark.parametrize("kind", EVERY_FIBRE)
+@pytest.mark.parametrize("d", [2, 64])
+def test_cells_that_read_every_fibre_are_a_product(kind, d, monkeypatch):
+    case = Case(k=d, d=d, m=130, threshold=0.25, **kind)
+    check(case, native)  # and the kernels could do it too
+    for name in ("granule", "granule_backward", "circuit", "circuit_backward_x"):
+        monkeypatch.setattr(native, name, None)
+    check(case)
+    case.J.weights.neg_()
+    check(case)
+    case.J.indices.copy_(case.J.indices.flip(0))
+    check(case)
+    case.x[3, 0] = float("nan")
+    with pytest.raises(ArgumentError, match="NaN or infinity in picture 3"):
+        ops.circuit(case.x, case.J, case.W)
+
+
+def test_the_matrix_of_a_wiring_is_made_once_and_not_kept():
+    case = Case(k=64, m=130)
+    J = case.J
+    made = matrix_of(J.indices, J.weights, J.d)
+    assert matrix_of(J.indices, J.weights, J.d) is made
+    assert torch.equal(made, J.dense())
+    other = Wiring(J.d, J.indices.flip(0), J.weights)
+    assert torch.equal(matrix_of(other.indices, other.weights, J.d), other.dense())
+    gone = weakref.ref(made)
+    del made, case, J, other
+    assert gone() is None
 
 
 # Bit for bit. cpu.cpp gives a thread to every 200,000 multiply-adds: at m = 4,160 and B = 130 the
