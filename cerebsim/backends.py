@@ -36,7 +36,7 @@ class Backend:
     unavailable: Callable[[], str | None]
     """Why it cannot be used on this machine, or None."""
     learns_dense: bool = False
-    """Whether it learns with the wiring "full" too. All else of that is a matrix product: torch's
+    """Whether it learns where J is a matrix too. All else of that is a matrix product: torch's
     BLAS, which `reference` calls, is what a kernel would have to beat."""
     too_large: Callable[[int, int], str | None] = lambda d, m: None
     """Why it cannot take a circuit of d mossy fibres and m granule cells, or None."""
@@ -112,7 +112,7 @@ def chosen() -> str:
 
 def select(x: Tensor, m: int, dense: bool, learns: bool = False) -> str:
     """The name of the backend that serves a call with the input x (B, d) of a circuit of m granule
-    cells; `dense`: its wiring is "full"; `learns`: the call is `learn_`.
+    cells; `dense`: its J is a matrix; `learns`: the call is `learn_`.
     """
 
     def serves_wiring(name: str) -> bool:

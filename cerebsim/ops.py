@@ -199,8 +199,13 @@ def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None):
         _expect_tensor("t", t, (x.shape[0], len(W)), x)
 
 
-def _serve(x: Tensor, J: tuple[Tensor | None, Tensor, Tensor | None], learns: bool = False):
-    """The backend's module for a call, and J as it takes it."""
+def backend_of(x: Tensor, wiring: Wired) -> str:
+    """The name of the backend that computes the outputs for x (B, d)."""
+    return _choose(x, wiring.operands[1:])[0]
+
+
+def _choose(x: Tensor, J: tuple[Tensor | None, Tensor, Tensor | None], learns: bool = False):
+    """The name of the backend for a call, and J as it takes it."""
     indices, weights, thresholds = J
     d, (k, m) = x.shape[1], weights.shape
     name = backends.select(x, m, indices is None, learns)
@@ -209,15 +214,21 @@ def _serve(x: Tensor, J: tuple[Tensor | None, Tensor, Tensor | None], learns: bo
         # times as fast (57 in the gradient to one picture). At k = d/2 it can be half as fast.
         indices, weights = None, matrix_of(indices, weights, d)
         name = backends.select(x, m, True, learns)
+    return name, (indices, weights, thresholds)
+
+
+def _serve(x: Tensor, J: tuple[Tensor | None, Tensor, Tensor | None], learns: bool = False):
+    """The backend's module for a call, and J as it takes it."""
+    name, J = _choose(x, J, learns)
     # The CPU's kernels look for NaN on their way. A CUDA graph cannot stop to look: whoever
     # captures one checks what goes in.
     captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
-    looks = name == "cpu" and indices is not None
+    looks = name == "cpu" and J[0] is not None
     if not looks and not captured and not bool(torch.isfinite(x).all()):
         odd = int((~torch.isfinite(x)).any(dim=1).nonzero()[0])
         got = f"NaN or infinity in picture {odd}"
         raise ArgumentError("x", got, "finite numbers", "Clean the input.")
-    return backends.BACKENDS[name].module, (indices, weights, thresholds)
+    return backends.BACKENDS[name].module, J
 
 
 def _granule(x, d, indices, weights, thresholds):

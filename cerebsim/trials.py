@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import backends, checkpoint, results
+from . import checkpoint, ops, results
 from .attacks import FGSM, PGD, Attack, Noise
 from .baselines import CNN, CNNConfig, CNNLearning
 from .config import CircuitConfig, LearningConfig, preset
@@ -162,8 +162,7 @@ def served_by(net: Network, pictures: Pictures) -> dict[str, str]:
     x = pictures.x[:1].flatten(1).to(_device(net))
     if isinstance(net, CNN):
         return {"backend": "torch", "device": str(x.device)}
-    name = backends.select(x, net.config.granule_cells, dense=net.config.wiring == "full")
-    return {"backend": name, "device": str(x.device)}
+    return {"backend": ops.backend_of(x, net.granule), "device": str(x.device)}
 
 
 def _device(net: Network) -> torch.device:

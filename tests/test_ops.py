@@ -334,6 +334,7 @@ def test_cells_that_read_every_fibre_are_a_product(kind, d, monkeypatch):
     check(case, native)  # and the kernels could do it too
     for name in ("granule", "granule_backward", "circuit", "circuit_backward_x"):
         monkeypatch.setattr(native, name, None)
+    assert ops.backend_of(case.x, case.J) == "reference"
     check(case)
     case.J.weights.neg_()
     check(case)
