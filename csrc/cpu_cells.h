@@ -62,22 +62,15 @@ INLINE void activity(const Synapses<Index>& J, int64_t k, int64_t g, const float
     for (int v = 0; v < V; ++v) h[v] = h[v] > 0 ? h[v] : Lanes{};
 }
 
-// z (n, L V) = h - mu, and y (R, L V) += W z with z still in registers; W (R, n) at a stride of m. Without
-// mu z is h.
-template <int R, int V, class Index>
-INLINE void read_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* W,
-                   const float* mu, float* z, float* y) {
-    Sums<R, V> sums{};
-    sums.load_from(y, V * LANES);
+// z (n, L V) = h - mu; without mu z is h.
+template <int V, class Index>
+INLINE void gather_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* mu, float* z) {
     for (int64_t g = 0; g < n; ++g) {
         Lanes u[V];
         activity<V>(J, k, g, tile, u);
         const Lanes centre = mu ? splat(mu[g]) : Lanes{};
-        for (int v = 0; v < V; ++v) u[v] -= centre;
-        for (int v = 0; v < V; ++v) store(z + (g * V + v) * LANES, u[v]);
-        sums.add(W + g, J.m, u);
+        for (int v = 0; v < V; ++v) store(z + (g * V + v) * LANES, u[v] - centre);
     }
-    sums.store_to(y, V * LANES);
 }
 
 // The same synapses backwards: grad_tile[index[r]] += weight[r] grad_h[g] where h[g] > 0; h is worked
@@ -172,10 +165,15 @@ OUTLINE void read_one(const float* W, int64_t m, const float* h, int64_t n, int6
     }
 #define FOR_SYNAPSES(J, first, V, CALL) FOR_INDEX(J, first, FOR_FAN_IN(J.k, FOR_VECTORS(V, CALL)))
 
-// h (n, L V) of n cells for one tile; h (n) if V is 0.
-OUTLINE void gather(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, float* h) {
-    if (V == 0) return gather_one(J, first, n, tile, h);
-    FOR_SYNAPSES(J, first, V, (read_n<0, VECTORS>(synapses, K, n, tile, nullptr, nullptr, h, nullptr)))
+// z (n, L V) = h - mu of n cells from `first` on for one tile; z (n) if V is 0. mu may be null for 0.
+OUTLINE void gather(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* mu, float* z) {
+    if (V == 0) {
+        gather_one(J, first, n, tile, z);
+        if (mu) subtract(z, mu + first, n);
+        return;
+    }
+    const float* centres = mu ? mu + first : nullptr;
+    FOR_SYNAPSES(J, first, V, (gather_n<VECTORS>(synapses, K, n, tile, centres, z)))
 }
 // grad_tile += J (grad_h * [h > 0]), of the same shapes.
 OUTLINE void scatter(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* grad_h,
@@ -186,21 +184,11 @@ OUTLINE void scatter(const Wiring& J, int64_t first, int64_t n, int V, const flo
 
 // y (c, L V) += W z for a tile and n cells from `first` on, where z = h - mu, or h if mu is null; z (n, L V)
 // is left behind.
-OUTLINE void read(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* W,
-                  const float* mu, int64_t c, float* z, float* y) {
-    const float* centres = mu ? mu + first : nullptr;
-    if (V == 0) {
-        gather_one(J, first, n, tile, z);
-        if (mu) subtract(z, centres, n);
-        return read_one(W + first, J.m, z, n, c, y);
-    }
-    const int64_t done = c >= rows_at_once(V) ? rows_at_once(V) : 0;
-    if (done)
-        FOR_SYNAPSES(J, first, V,
-                     (read_n<rows_at_once(VECTORS), VECTORS>(synapses, K, n, tile, W + first, centres, z, y)))
-    else
-        FOR_SYNAPSES(J, first, V, (read_n<0, VECTORS>(synapses, K, n, tile, W + first, centres, z, y)))
-    product<false>({W + done * J.m + first, J.m, 1}, z, c - done, n, V, y + done * V * LANES);
+INLINE void read(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* W,
+                 const float* mu, int64_t c, float* z, float* y) {
+    gather(J, first, n, V, tile, mu, z);
+    if (V == 0) return read_one(W + first, J.m, z, n, c, y);
+    product<false>({W + first, J.m, 1}, z, c, n, V, y);
 }
 #undef FOR_SYNAPSES
 #undef FOR_INDEX

@@ -66,7 +66,7 @@ static void granule(const Wiring& J, const float* x, int64_t B, float* h, int th
             float* turned = work[thread].data();
             const int V = xt.tiles.vectors(t);
             for_blocks(chunk_of(J.m, chunk), [&](int64_t first, int64_t n) {
-                gather(J, first, n, V, xt.tile(t), turned);
+                gather(J, first, n, V, xt.tile(t), nullptr, turned);
                 transpose(turned, n, xt.tiles.pictures(t), width(V), h + (b0 + t * TILE) * J.m + first, n, J.m);
             });
         });
@@ -161,7 +161,7 @@ INLINE void correlate(const Wiring& J, int64_t first, int64_t n, Tiles tiles, co
     if (totals) std::memset(totals, 0, BLOCK * sizeof(float));
     for (int64_t t = 0; t < tiles.count(); ++t) {
         const int V = tiles.vectors(t);
-        gather(J, first, n, V, xt + t * TILE * J.d, h);
+        gather(J, first, n, V, xt + t * TILE * J.d, nullptr, h);
         const int64_t rounded = (tiles.pictures(t) + 7) / 8 * 8;  // whole squares are quicker
         transpose(h, n, std::min(rounded, width(V)), width(V), turned, BLOCK, BLOCK);
         product<false>({errors + t * TILE * c, 1, c}, turned, c, tiles.pictures(t), BLOCK / LANES, dW);

@@ -171,45 +171,29 @@ struct Strided {
     int64_t across, along;
 };
 
-// R x V vectors of sums in registers, of rows at a stride in memory. R may be 0.
-template <int R, int V>
-struct Sums {
-    Lanes at[R > 0 ? R : 1][V];
-    INLINE_MEMBER void load_from(const float* rows, int64_t stride) {
-#pragma GCC unroll 10
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) at[r][v] = load(rows + r * stride + v * LANES);
-    }
-    INLINE_MEMBER void store_to(float* rows, int64_t stride) const {
-#pragma GCC unroll 10
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) store(rows + r * stride + v * LANES, at[r][v]);
-    }
-    // += the weights first, first + stride, ... times b
-    INLINE_MEMBER void add(const float* first, int64_t stride, const Lanes (&b)[V]) {
-#pragma GCC unroll 10
-        for (int r = 0; r < R; ++r) {
-            const Lanes a = splat(first[r * stride]);
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) at[r][v] += a * b[v];
-        }
-    }
-};
-
 // sum (R, L V) += sum_{i < n} left (R, n) right (n, L V), in registers; FRESH: the sum starts at 0.
 template <bool FRESH, int R, int V>
 INLINE void product_tile(Strided left, const float* right, int64_t n, float* sum, int64_t stride) {
-    Sums<R, V> sums{};
-    if (!FRESH) sums.load_from(sum, stride);
+    Lanes sums[R][V];
+#pragma GCC unroll 10
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sums[r][v] = FRESH ? Lanes{} : load(sum + r * stride + v * LANES);
     for (int64_t i = 0; i < n; ++i) {
         Lanes b[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) b[v] = load(right + i * stride + v * LANES);
-        sums.add(left.p + i * left.along, left.across, b);
+#pragma GCC unroll 10
+        for (int r = 0; r < R; ++r) {
+            const Lanes a = splat(left.p[r * left.across + i * left.along]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sums[r][v] += a * b[v];
+        }
     }
-    sums.store_to(sum, stride);
+#pragma GCC unroll 10
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store(sum + r * stride + v * LANES, sums[r][v]);
 }
 // How many rows a product of V vectors takes at a time.
 constexpr int rows_at_once(int V) { return std::min(10, SUMS / V); }
