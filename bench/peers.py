@@ -296,8 +296,9 @@ class Cerebsim(Peer):
         return {"y": y, "grad_x": grad_x}
 
     def y_and_gradient(self, x, output_gradient):
-        y = self.y(x)
-        return y, ops.circuit_backward_x(output_gradient(y), x, self.case.wiring, self.case.W)
+        wiring, W = self.case.wiring, self.case.W
+        y, fired = ops.circuit_fired(x, wiring, W, self.case.mu)
+        return y, ops.circuit_backward_x(output_gradient(y), x, wiring, W, fired)
 
     @cached_property
     def learned(self):

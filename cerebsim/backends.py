@@ -27,7 +27,8 @@ log = logging.getLogger("cerebsim")
 
 @dataclass(frozen=True)
 class Backend:
-    """Functions with the signatures of `reference`, and what they can serve."""
+    """Functions with the signatures of `reference`, and what they can serve. A GPU's keep nothing
+    for a gradient: they have no `circuit_fired`."""
 
     path: str
     """Their module, imported at the first use: `import cerebsim` brings in no Triton."""

@@ -90,13 +90,14 @@ class Cerebellum(nn.Module):
         """Logits (B, c) and a loss's gradient to x, shaped as x, with mu as it is and no graph.
 
         `output_gradient` is given the logits and returns the loss's gradient to them (B, c). h is
-        recomputed on the way back, never stored.
+        never stored: on a GPU the way back works it out again, on the CPU a bit of each cell is
+        kept for it.
         """
         with torch.no_grad():
             flat = self._mossy(x)
-            logits = ops.circuit(flat, self.granule, self.W, self.mu)
+            logits, fired = ops.circuit_fired(flat, self.granule, self.W, self.mu)
             grad_y = output_gradient(logits)
-            grad_x = ops.circuit_backward_x(grad_y, flat, self.granule, self.W)
+            grad_x = ops.circuit_backward_x(grad_y, flat, self.granule, self.W, fired)
             return logits, grad_x.view(x.shape)
 
     def coding_level(self, x: Tensor, batch_size: int = 50) -> float:

@@ -93,20 +93,31 @@ def granule_backward(grad_h, x, indices, weights, thresholds):
 
 
 def circuit(x, indices, weights, thresholds, W, mu):
+    return _circuit(x, indices, weights, thresholds, W, mu, None)
+
+
+def circuit_fired(x, indices, weights, thresholds, W, mu):
+    fired = x.new_empty(-(-weights.shape[1] // 32), len(x), dtype=torch.int32)
+    return _circuit(x, indices, weights, thresholds, W, mu, fired), fired
+
+
+def _circuit(x, indices, weights, thresholds, W, mu, fired):
     x, indices, weights, thresholds, W, mu = _ready(x, indices, weights, thresholds, W, mu)
     J = _wiring(x.shape[1], indices, weights, thresholds)
     y = x.new_empty(len(x), len(W))
-    arguments = address(x), len(x), address(W), address(mu), len(W), address(y)
+    arguments = address(x), len(x), address(W), address(mu), len(W), address(fired), address(y)
     _call(_cpu.circuit, x, J, *arguments, torch.get_num_threads())
     return y
 
 
-def circuit_backward_x(grad_y, x, indices, weights, thresholds, W):
+def circuit_backward_x(grad_y, x, indices, weights, thresholds, W, fired=None):
     grad_y, x, indices, weights, thresholds, W = _ready(grad_y, x, indices, weights, thresholds, W)
+    (fired,) = _ready(fired)
     J = _wiring(x.shape[1], indices, weights, thresholds)
     grad_x = torch.empty_like(x)
-    arguments = address(x), len(x), address(W), len(W), address(grad_y), address(grad_x)
-    _call(_cpu.circuit_backward_x, x, J, *arguments, torch.get_num_threads())
+    readout = address(W), len(W), address(grad_y), address(fired)
+    arguments = address(x), len(x), *readout, address(grad_x), torch.get_num_threads()
+    _call(_cpu.circuit_backward_x, x, J, *arguments)
     return grad_x
 
 

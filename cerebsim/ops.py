@@ -32,7 +32,9 @@ _SCHEMAS = {
     "granule": f"(Tensor x, {_J}) -> Tensor",
     "granule_backward": f"(Tensor grad_h, Tensor x, {_J}) -> Tensor",
     "circuit": f"(Tensor x, {_J}, Tensor W, Tensor? mu) -> Tensor",
-    "circuit_backward_x": f"(Tensor grad_y, Tensor x, {_J}, Tensor W) -> Tensor",
+    "circuit_fired": f"(Tensor x, {_J}, Tensor W, Tensor? mu) -> (Tensor, Tensor)",
+    "circuit_backward_x": f"(Tensor grad_y, Tensor x, {_J}, Tensor W, Tensor? fired=None)"
+    " -> Tensor",
     "circuit_backward_W": f"(Tensor grad_y, Tensor x, {_J}, Tensor? mu) -> Tensor",
     "learn_": f"(Tensor x, Tensor t, Tensor order, {_J}, Tensor(a!) W, Tensor(b!)? mu, "
     "Tensor(c!)? square_avg, int batch_size, float error_factor, float learning_rate, "
@@ -74,12 +76,28 @@ def circuit(x: Tensor, wiring: Wired, W: Tensor, mu: Tensor | None = None) -> Te
     """y = W (h - mu), paper eq. 2: (B, d) -> (B, c), with gradients to x and W; stores no h."""
     if not torch.is_grad_enabled():
         return torch.ops.cerebsim.circuit(x, *wiring.operands, W, mu)
-    return _Circuit.apply(x, *wiring.operands, W, mu)
+    return _Circuit.apply(x, *wiring.operands, W, mu, x.requires_grad)[0]
 
 
-def circuit_backward_x(grad_y: Tensor, x: Tensor, wiring: Wired, W: Tensor) -> Tensor:
-    """The gradient of `circuit` to x, (B, d), for attacks that build no graph."""
-    return torch.ops.cerebsim.circuit_backward_x(grad_y, x, *wiring.operands, W)
+def circuit_fired(
+    x: Tensor, wiring: Wired, W: Tensor, mu: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """y of `circuit` without a graph, and `fired`, which makes `circuit_backward_x` faster.
+
+    fired (ceil(m / 32), B), int32: bit g % 32 of fired[g // 32, b] says whether h[b, g] > 0. On a
+    GPU it is (0, B): nothing is kept there.
+    """
+    return torch.ops.cerebsim.circuit_fired(x, *wiring.operands, W, mu)
+
+
+def circuit_backward_x(
+    grad_y: Tensor, x: Tensor, wiring: Wired, W: Tensor, fired: Tensor | None = None
+) -> Tensor:
+    """The gradient of `circuit` to x, (B, d), for attacks that build no graph.
+
+    fired: as `circuit_fired` returned it for this x; without it h is worked out again.
+    """
+    return torch.ops.cerebsim.circuit_backward_x(grad_y, x, *wiring.operands, W, fired)
 
 
 def learn_(
@@ -129,24 +147,29 @@ class _Granule(torch.autograd.Function):
 
 class _Circuit(torch.autograd.Function):
     @staticmethod
-    def forward(x, d, indices, weights, thresholds, W, mu):
-        return torch.ops.cerebsim.circuit(x, d, indices, weights, thresholds, W, mu)
+    def forward(x, d, indices, weights, thresholds, W, mu, fires):
+        arguments = x, d, indices, weights, thresholds, W, mu
+        if fires:  # only the gradient to x needs it
+            return torch.ops.cerebsim.circuit_fired(*arguments)
+        return torch.ops.cerebsim.circuit(*arguments), None
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, ctx.d, *rest = inputs
-        ctx.save_for_backward(x, *rest)
+        x, ctx.d, *rest, fires = inputs
+        if fires:
+            ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, *rest, output[1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y):
-        x, *J, W, mu = ctx.saved_tensors
+    def backward(ctx, grad_y, _):
+        x, *J, W, mu, fired = ctx.saved_tensors
         grad_x = grad_W = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.ops.cerebsim.circuit_backward_x(grad_y, x, ctx.d, *J, W)
+            grad_x = torch.ops.cerebsim.circuit_backward_x(grad_y, x, ctx.d, *J, W, fired)
         if ctx.needs_input_grad[5]:
             grad_W = torch.ops.cerebsim.circuit_backward_W(grad_y, x, ctx.d, *J, mu)
-        return grad_x, None, None, None, None, grad_W, None
+        return grad_x, None, None, None, None, grad_W, None, None
 
 
 # The operators. What a call needs beyond its tensors, the progress callback, reaches the kernel of
@@ -175,7 +198,7 @@ def _expect_given(name: str, gradient: Tensor | None) -> None:
     expect(gradient is not None, name, None, "a tensor", "Return dL/dlogits, shape (B, c).")
 
 
-def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None):
+def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None, fired=None):
     """Shapes, dtypes and devices of a call, from the tensors' descriptions alone."""
     if x.ndim != 2 or not x.is_floating_point():
         got = f"shape {tuple(x.shape)} of {x.dtype}"
@@ -197,6 +220,12 @@ def _check(x, d, weights, W=None, mu=None, grad_h=None, grad_y=None, t=None):
         _expect_tensor("grad_y", grad_y, (x.shape[0], grad_y.shape[-1] if W is None else len(W)), x)
     if t is not None:
         _expect_tensor("t", t, (x.shape[0], len(W)), x)
+    if fired is not None:
+        shape = _words(x, weights), x.shape[0]
+        good = fired.shape == shape and fired.dtype == torch.int32 and fired.device == x.device
+        got = f"shape {tuple(fired.shape)}, {fired.dtype} on {fired.device}"
+        expected = f"shape {tuple(shape)}, torch.int32 on {x.device}"
+        expect(good, "fired", got, expected, "Pass what circuit_fired returned for this x.")
 
 
 def backend_of(x: Tensor, wiring: Wired) -> str:
@@ -265,15 +294,35 @@ def _circuit_fake(x, d, indices, weights, thresholds, W, mu):
     return x.new_empty(x.shape[0], W.shape[0])
 
 
-def _circuit_backward_x(grad_y, x, d, indices, weights, thresholds, W):
-    _expect_given("grad_y", grad_y)
-    _check(x, d, weights, W=W, grad_y=grad_y)
+def _circuit_fired(x, d, indices, weights, thresholds, W, mu):
+    _check(x, d, weights, W=W, mu=mu)
     module, J = _serve(x, (indices, weights, thresholds))
-    return module.circuit_backward_x(grad_y, x, *J, W)
+    if _words(x, weights):
+        return module.circuit_fired(x, *J, W, mu)
+    return module.circuit(x, *J, W, mu), x.new_empty(0, len(x), dtype=torch.int32)
 
 
-def _circuit_backward_x_fake(grad_y, x, d, indices, weights, thresholds, W):
-    _check(x, d, weights, W=W, grad_y=grad_y)
+def _circuit_fired_fake(x, d, indices, weights, thresholds, W, mu):
+    y = _circuit_fake(x, d, indices, weights, thresholds, W, mu)
+    return y, x.new_empty(_words(x, weights), x.shape[0], dtype=torch.int32)
+
+
+def _words(x: Tensor, weights: Tensor) -> int:
+    """The rows of `fired`; none on a GPU."""
+    return 0 if x.is_cuda else -(-weights.shape[1] // 32)
+
+
+def _circuit_backward_x(grad_y, x, d, indices, weights, thresholds, W, fired=None):
+    _expect_given("grad_y", grad_y)
+    _check(x, d, weights, W=W, grad_y=grad_y, fired=fired)
+    module, J = _serve(x, (indices, weights, thresholds))
+    if fired is None or not len(fired):
+        return module.circuit_backward_x(grad_y, x, *J, W)
+    return module.circuit_backward_x(grad_y, x, *J, W, fired)
+
+
+def _circuit_backward_x_fake(grad_y, x, d, indices, weights, thresholds, W, fired=None):
+    _check(x, d, weights, W=W, grad_y=grad_y, fired=fired)
     return x.new_empty(x.shape)
 
 
@@ -318,6 +367,7 @@ _KERNELS = {
     "granule": (_granule, _granule_fake),
     "granule_backward": (_granule_backward, _granule_backward_fake),
     "circuit": (_circuit, _circuit_fake),
+    "circuit_fired": (_circuit_fired, _circuit_fired_fake),
     "circuit_backward_x": (_circuit_backward_x, _circuit_backward_x_fake),
     "circuit_backward_W": (_circuit_backward_W, _circuit_backward_W_fake),
     "learn_": (_learn, _learn_fake),

@@ -28,8 +28,12 @@ def granule_backward(
     grad_h: Tensor, x: Tensor, indices: Tensor | None, weights: Tensor, thresholds: Tensor | None
 ) -> Tensor:
     """Gradient to x: J (grad_h * [h > 0])."""
-    h = granule(x, indices, weights, thresholds)
-    grad_u = torch.ops.aten.threshold_backward(grad_h, h, 0)  # grad_h * [h > 0] in one pass
+    return _back(grad_h, granule(x, indices, weights, thresholds), x, indices, weights)
+
+
+def _back(grad_h: Tensor, h: Tensor, x: Tensor, indices: Tensor | None, weights: Tensor) -> Tensor:
+    """J (grad_h * [h > 0])."""
+    grad_u = torch.ops.aten.threshold_backward(grad_h, h, 0)  # in one pass
     weights = weights.to(x.dtype)
     if indices is None:
         return grad_u @ weights.T
@@ -52,6 +56,27 @@ def circuit(
     return (h if mu is None else h - mu) @ W.T
 
 
+def circuit_fired(
+    x: Tensor,
+    indices: Tensor | None,
+    weights: Tensor,
+    thresholds: Tensor | None,
+    W: Tensor,
+    mu: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """y of `circuit`, and of h what its gradient to x needs: fired (ceil(m / 32), B), int32, whose
+    bit g % 32 of fired[g // 32, b] says whether h[b, g] > 0. The GPU's backends have no such thing.
+    """
+    h = granule(x, indices, weights, thresholds)
+    fires = torch.nn.functional.pad((h > 0).T, (0, 0, 0, -h.shape[1] % 32))
+    fired = (fires.int().unflatten(0, (-1, 32)) << _places(x)).sum(1, dtype=torch.int32)
+    return (h if mu is None else h - mu) @ W.T, fired
+
+
+def _places(x: Tensor) -> Tensor:
+    return torch.arange(32, dtype=torch.int32, device=x.device)[:, None]
+
+
 def circuit_backward_x(
     grad_y: Tensor,
     x: Tensor,
@@ -59,9 +84,16 @@ def circuit_backward_x(
     weights: Tensor,
     thresholds: Tensor | None,
     W: Tensor,
+    fired: Tensor | None = None,
 ) -> Tensor:
-    """Gradient to x: J ((W^T grad_y) * [h > 0])."""
-    return granule_backward(grad_y @ W, x, indices, weights, thresholds)
+    """Gradient to x: J ((W^T grad_y) * [h > 0]); without `fired` (`circuit_fired`) h is worked out
+    again.
+    """
+    grad_h = grad_y @ W
+    if fired is None:
+        return granule_backward(grad_h, x, indices, weights, thresholds)
+    fires = ((fired[:, None] >> _places(x)) & 1).flatten(0, 1)[: grad_h.shape[1]]
+    return _back(grad_h, fires.T.contiguous().to(x.dtype), x, indices, weights)
 
 
 def circuit_backward_W(

@@ -82,14 +82,17 @@ PYBIND11_MODULE(_cpu, module) {
         release);
     module.def(
         "circuit",
-        [](const Wiring& J, Address x, int64_t B, Address W, Address mu, int64_t c, Address y, int threads) {
-            circuit(J, at(x), B, at(W), at(mu), c, at<float>(y), threads);
+        [](const Wiring& J, Address x, int64_t B, Address W, Address mu, int64_t c, Address fired, Address y,
+           int threads) {
+            circuit(J, at(x), B, at(W), at(mu), c, at<uint32_t>(fired), at<float>(y), threads);
         },
         release);
     module.def(
         "circuit_backward_x",
-        [](const Wiring& J, Address x, int64_t B, Address W, int64_t c, Address grad_y, Address grad_x, int threads) {
-            circuit_backward_x(J, at(x), B, at(W), c, at(grad_y), at<float>(grad_x), threads);
+        [](const Wiring& J, Address x, int64_t B, Address W, int64_t c, Address grad_y, Address fired, Address grad_x,
+           int threads) {
+            circuit_backward_x(J, at(x), B, at(W), c, at(grad_y), at<const uint32_t>(fired), at<float>(grad_x),
+                               threads);
         },
         release);
     module.def(

@@ -37,13 +37,14 @@ void granule(const Wiring& J, const float* x, int64_t B, float* h, int threads);
 void granule_backward(const Wiring& J, const float* x, int64_t B, const float* grad_h, float* grad_x,
                       int threads);
 
-// y (B, c) = W (relu(J^T x - threshold) - mu); mu (m) may be null for 0. h is never stored.
-void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const float* mu, int64_t c, float* y,
-             int threads);
+// y (B, c) = W (relu(J^T x - threshold) - mu); mu (m) may be null for 0. h is never stored. fired (ceil(m / 32), B),
+// unless it is null, becomes what `circuit_backward_x` needs of h: bit g % 32 of fired[g / 32, b] is h[b, g] > 0.
+void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const float* mu, int64_t c,
+             uint32_t* fired, float* y, int threads);
 
-// grad_x (B, d) = J ((W^T grad_y) * [h > 0]); h is computed again.
+// grad_x (B, d) = J ((W^T grad_y) * [h > 0]); where fired is null h is computed again.
 void circuit_backward_x(const Wiring& J, const float* x, int64_t B, const float* W, int64_t c,
-                        const float* grad_y, float* grad_x, int threads);
+                        const float* grad_y, const uint32_t* fired, float* grad_x, int threads);
 
 // grad_W (c, m) = grad_y^T h, without mu; h is computed again.
 void circuit_backward_W(const Wiring& J, const float* x, int64_t B, int64_t c, const float* grad_y,

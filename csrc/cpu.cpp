@@ -134,14 +134,15 @@ void granule_backward(const Wiring& J, const float* x, int64_t B, const float* g
     choice().kernels->granule_backward_(J, x, B, grad_h, grad_x, worth(threads, 2 * B * J.m * J.k));
 }
 
-void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const float* mu, int64_t c, float* y,
-             int threads) {
-    choice().kernels->circuit_(J, x, B, W, mu, c, y, worth(threads, B * J.m * (J.k + c)));
+void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const float* mu, int64_t c,
+             uint32_t* fired, float* y, int threads) {
+    choice().kernels->circuit_(J, x, B, W, mu, c, fired, y, worth(threads, B * J.m * (J.k + c)));
 }
 
 void circuit_backward_x(const Wiring& J, const float* x, int64_t B, const float* W, int64_t c, const float* grad_y,
-                        float* grad_x, int threads) {
-    choice().kernels->circuit_backward_x_(J, x, B, W, c, grad_y, grad_x, worth(threads, B * J.m * (2 * J.k + c)));
+                        const uint32_t* fired, float* grad_x, int threads) {
+    const int team = worth(threads, B * J.m * (2 * J.k + c));
+    choice().kernels->circuit_backward_x_(J, x, B, W, c, grad_y, fired, grad_x, team);
 }
 
 void circuit_backward_W(const Wiring& J, const float* x, int64_t B, int64_t c, const float* grad_y, float* grad_W,

@@ -9,6 +9,7 @@ namespace cerebsim {
 namespace ISA {
 
 constexpr int BLOCK = 64;        // granule cells taken at a time
+constexpr int WORD = 32;         // granule cells of a word of bits
 constexpr int64_t CHUNKS = 16;   // fixed shares of the granule cells, each summed by itself
 
 // The granule cells [begin, end) of a chunk; chunks are whole blocks and depend on m alone.
@@ -26,6 +27,18 @@ INLINE void for_blocks(Span span, const Work& work) {
     for (int64_t first = span.begin; first < span.end; first += BLOCK)
         work(first, std::min<int64_t>(BLOCK, span.end - first));
 }
+
+// Which granule cells fire, h > 0, for the pictures of a tile: bit g % 32 of at[g / 32 * B + picture].
+// at is null where that is neither kept nor known.
+template <class Word>
+struct Bits {
+    Word* at;
+    int64_t B, pictures;
+    explicit operator bool() const { return at; }
+    Word* of(int64_t g) const { return at + g / WORD * B; }  // the words of cells g ... g + 31
+};
+using Fired = Bits<uint32_t>;
+using Known = Bits<const uint32_t>;
 
 // The synapses of the granule cells from `first` on. Index is int16_t or int32_t.
 template <class Index>
@@ -62,26 +75,43 @@ INLINE void activity(const Synapses<Index>& J, int64_t k, int64_t g, const float
     for (int v = 0; v < V; ++v) h[v] = h[v] > 0 ? h[v] : Lanes{};
 }
 
-// z (n, L V) = h - mu; without mu z is h.
-template <int V, class Index>
-INLINE void gather_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* mu, float* z) {
+// z (n, L V) = h - mu; without mu z is h. FIRED: bits (V) say h > 0 of up to 32 cells.
+template <int V, bool FIRED, class Index>
+INLINE void gather_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* mu, float* z,
+                     Words* bits) {
+    Words fired[V] = {}, bit = Words{} + 1;
     for (int64_t g = 0; g < n; ++g) {
         Lanes u[V];
         activity<V>(J, k, g, tile, u);
+        if (FIRED) {
+            for (int v = 0; v < V; ++v) fired[v] = u[v] > 0 ? fired[v] | bit : fired[v];
+            bit += bit;
+        }
         const Lanes centre = mu ? splat(mu[g]) : Lanes{};
         for (int v = 0; v < V; ++v) store(z + (g * V + v) * LANES, u[v] - centre);
     }
+    if (FIRED)
+        for (int v = 0; v < V; ++v) bits[v] = fired[v];
 }
 
-// The same synapses backwards: grad_tile[index[r]] += weight[r] grad_h[g] where h[g] > 0; h is worked
-// out on the way.
-template <int V, class Index>
-INLINE void scatter_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const float* grad_h,
-                      float* grad_tile) {
+// The same synapses backwards: grad_tile[index[r]] += weight[r] grad_h[g] where h[g] > 0. KNOWN: as bits (V) of up
+// to 32 cells say; else h is worked out on the way.
+template <int V, bool KNOWN, class Index>
+INLINE void scatter_n(const Synapses<Index> J, int64_t k, int64_t n, const float* tile, const Words* bits,
+                      const float* grad_h, float* grad_tile) {
+    Words fired[V], bit = Words{} + 1;
+    if (KNOWN)
+        for (int v = 0; v < V; ++v) fired[v] = bits[v];
     for (int64_t g = 0; g < n; ++g) {
         Lanes u[V];
-        activity<V>(J, k, g, tile, u);
-        for (int v = 0; v < V; ++v) u[v] = u[v] > 0 ? load(grad_h + (g * V + v) * LANES) : Lanes{};
+        const float* grad = grad_h + g * V * LANES;
+        if (KNOWN) {
+            for (int v = 0; v < V; ++v) u[v] = (fired[v] & bit) != 0 ? load(grad + v * LANES) : Lanes{};
+            bit += bit;
+        } else {
+            activity<V>(J, k, g, tile, u);
+            for (int v = 0; v < V; ++v) u[v] = u[v] > 0 ? load(grad + v * LANES) : Lanes{};
+        }
 #pragma GCC unroll 4
         for (int64_t r = 0; r < k; ++r) {
             float* row = J.template row<V>(grad_tile, r, g);
@@ -127,12 +157,25 @@ INLINE void scatter_lanes(const Synapses<Index> J, int64_t k, int64_t n, const f
     for (int64_t g = 0; g < n; ++g)
         for (int64_t r = 0; r < k; ++r) grad_x[J.indices[r * J.m + g]] += J.weights[r * J.m + g] * grad_h[g];
 }
-OUTLINE void scatter_one(const Wiring& J, int64_t first, int64_t n, const float* x, const float* grad_h,
+OUTLINE void scatter_one(const Wiring& J, int64_t first, int64_t n, const float* x, Known fired, const float* grad_h,
                          float* grad_x) {
     float h[BLOCK];
-    gather_one(J, first, n, x, h);
+    if (fired)
+        for (int64_t g = 0; g < n; g += WORD) {
+            const uint32_t word = *fired.of(first + g);
+            for (int i = 0; i < WORD; ++i) h[g + i] = static_cast<float>(word >> i & 1);
+        }
+    else
+        gather_one(J, first, n, x, h);
     for (int64_t g = 0; g < n; ++g) h[g] = h[g] > 0 ? grad_h[g] : 0;
     FOR_INDEX(J, first, scatter_lanes(synapses, J.k, n, h, grad_x))
+}
+INLINE void keep_one(int64_t first, int64_t n, const float* h, Fired fired) {
+    for (int64_t g = 0; g < n; g += WORD) {
+        uint32_t word = 0;
+        for (int64_t i = g; i < std::min(n, g + WORD); ++i) word |= uint32_t(h[i] > 0) << (i - g);
+        *fired.of(first + g) = word;
+    }
 }
 INLINE void subtract(float* __restrict h, const float* __restrict mu, int64_t n) {
     for (int64_t g = 0; g < n; ++g) h[g] -= mu[g];
@@ -165,28 +208,50 @@ OUTLINE void read_one(const float* W, int64_t m, const float* h, int64_t n, int6
     }
 #define FOR_SYNAPSES(J, first, V, CALL) FOR_INDEX(J, first, FOR_FAN_IN(J.k, FOR_VECTORS(V, CALL)))
 
-// z (n, L V) = h - mu of n cells from `first` on for one tile; z (n) if V is 0. mu may be null for 0.
-OUTLINE void gather(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* mu, float* z) {
+// z (n, L V) = h - mu of n cells from `first` on, a multiple of 64, for one tile; z (n) if V is 0. mu may be null
+// for 0.
+OUTLINE void gather(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* mu, Fired fired,
+                    float* z) {
+    if (mu) mu += first;
     if (V == 0) {
         gather_one(J, first, n, tile, z);
-        if (mu) subtract(z, mu + first, n);
+        if (fired) keep_one(first, n, z, fired);
+        if (mu) subtract(z, mu, n);
         return;
     }
-    const float* centres = mu ? mu + first : nullptr;
-    FOR_SYNAPSES(J, first, V, (gather_n<VECTORS>(synapses, K, n, tile, centres, z)))
+    if (!fired) {
+        FOR_SYNAPSES(J, first, V, (gather_n<VECTORS, false>(synapses, K, n, tile, mu, z, nullptr)))
+        return;
+    }
+    for (; n > 0; n -= WORD, first += WORD, z += WORD * V * LANES) {
+        Words bits[TILE / LANES];
+        const int64_t some = std::min<int64_t>(n, WORD);
+        FOR_SYNAPSES(J, first, V, (gather_n<VECTORS, true>(synapses, K, some, tile, mu, z, bits)))
+        std::memcpy(fired.of(first), bits, fired.pictures * sizeof(uint32_t));
+        if (mu) mu += WORD;
+    }
 }
 // grad_tile += J (grad_h * [h > 0]), of the same shapes.
-OUTLINE void scatter(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* grad_h,
-                     float* grad_tile) {
-    if (V == 0) return scatter_one(J, first, n, tile, grad_h, grad_tile);
-    FOR_SYNAPSES(J, first, V, (scatter_n<VECTORS>(synapses, K, n, tile, grad_h, grad_tile)))
+OUTLINE void scatter(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, Known fired,
+                     const float* grad_h, float* grad_tile) {
+    if (V == 0) return scatter_one(J, first, n, tile, fired, grad_h, grad_tile);
+    if (!fired) {
+        FOR_SYNAPSES(J, first, V, (scatter_n<VECTORS, false>(synapses, K, n, tile, nullptr, grad_h, grad_tile)))
+        return;
+    }
+    for (; n > 0; n -= WORD, first += WORD, grad_h += WORD * V * LANES) {
+        Words bits[TILE / LANES];
+        const int64_t some = std::min<int64_t>(n, WORD);
+        std::memcpy(bits, fired.of(first), fired.pictures * sizeof(uint32_t));
+        FOR_SYNAPSES(J, first, V, (scatter_n<VECTORS, true>(synapses, K, some, tile, bits, grad_h, grad_tile)))
+    }
 }
 
 // y (c, L V) += W z for a tile and n cells from `first` on, where z = h - mu, or h if mu is null; z (n, L V)
 // is left behind.
 INLINE void read(const Wiring& J, int64_t first, int64_t n, int V, const float* tile, const float* W,
-                 const float* mu, int64_t c, float* z, float* y) {
-    gather(J, first, n, V, tile, mu, z);
+                 const float* mu, int64_t c, Fired fired, float* z, float* y) {
+    gather(J, first, n, V, tile, mu, fired, z);
     if (V == 0) return read_one(W + first, J.m, z, n, c, y);
     product<false>({W + first, J.m, 1}, z, c, n, V, y);
 }

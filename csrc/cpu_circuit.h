@@ -66,24 +66,25 @@ static void granule(const Wiring& J, const float* x, int64_t B, float* h, int th
             float* turned = work[thread].data();
             const int V = xt.tiles.vectors(t);
             for_blocks(chunk_of(J.m, chunk), [&](int64_t first, int64_t n) {
-                gather(J, first, n, V, xt.tile(t), nullptr, turned);
+                gather(J, first, n, V, xt.tile(t), nullptr, {}, turned);
                 transpose(turned, n, xt.tiles.pictures(t), width(V), h + (b0 + t * TILE) * J.m + first, n, J.m);
             });
         });
     });
 }
 
-static void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const float* mu, int64_t c, float* y,
-                    int threads) {
+static void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const float* mu, int64_t c,
+                    uint32_t* fired, float* y, int threads) {
     const auto work = workspaces(threads, BLOCK * TILE);
     const int64_t size = c * TILE;
     Array<float> parts(CHUNKS * GROUP * size);  // y (c, L V) of a tile, summed over the cells of a chunk
     for_groups(J, x, B, [&](int64_t b0, const Turned& xt) {
         for_chunks(threads, xt.tiles, [&](int64_t chunk, int64_t t, int thread) {
             float* part = parts.data() + (chunk * GROUP + t) * size;
+            const Fired bits{fired ? fired + b0 + t * TILE : nullptr, B, xt.tiles.pictures(t)};
             std::memset(part, 0, size * sizeof(float));
             for_blocks(chunk_of(J.m, chunk), [&](int64_t first, int64_t n) {
-                read(J, first, n, xt.tiles.vectors(t), xt.tile(t), W, mu, c, work[thread].data(), part);
+                read(J, first, n, xt.tiles.vectors(t), xt.tile(t), W, mu, c, bits, work[thread].data(), part);
             });
         });
         // The chunks are added in their order.
@@ -101,7 +102,8 @@ static void circuit(const Wiring& J, const float* x, int64_t B, const float* W, 
 
 // grad_x from grad_h, of which fill(first picture, tile, first cell, n, V, grad_h) writes a block (n, L V).
 template <class Fill>
-INLINE void backward_x(const Wiring& J, const float* x, int64_t B, int threads, float* grad_x, const Fill& fill) {
+INLINE void backward_x(const Wiring& J, const float* x, int64_t B, const uint32_t* fired, int threads, float* grad_x,
+                       const Fill& fill) {
     const auto work = workspaces(threads, BLOCK * TILE);
     const int64_t size = J.d * TILE, group = std::min(GROUP, Tiles{B, true}.count());
     Array<float> parts(CHUNKS * group * size);  // grad_x (d, L V) of a tile, summed over the cells of a chunk
@@ -110,10 +112,11 @@ INLINE void backward_x(const Wiring& J, const float* x, int64_t B, int threads, 
             float* grad_h = work[thread].data();
             const int V = xt.tiles.vectors(t);
             float* part = parts.data() + (chunk * group + t) * size;
+            const Known bits{fired ? fired + b0 + t * TILE : nullptr, B, xt.tiles.pictures(t)};
             std::memset(part, 0, J.d * width(V) * sizeof(float));
             for_blocks(chunk_of(J.m, chunk), [&](int64_t first, int64_t n) {
                 fill(b0, t, first, n, V, grad_h);
-                scatter(J, first, n, V, xt.tile(t), grad_h, part);
+                scatter(J, first, n, V, xt.tile(t), bits, grad_h, part);
             });
         });
         // The chunks are added in their order, a few mossy fibres at a time.
@@ -134,23 +137,25 @@ INLINE void backward_x(const Wiring& J, const float* x, int64_t B, int threads, 
 static void granule_backward(const Wiring& J, const float* x, int64_t B, const float* grad_h, float* grad_x,
                              int threads) {
     const Tiles tiles{B, true};
-    backward_x(J, x, B, threads, grad_x, [&](int64_t b0, int64_t t, int64_t first, int64_t n, int V, float* block) {
+    const auto given = [&](int64_t b0, int64_t t, int64_t first, int64_t n, int V, float* block) {
         const int64_t b = b0 + t * TILE;
         transpose(grad_h + b * J.m + first, tiles.pictures(b / TILE), n, J.m, block, width(V), width(V));
-    });
+    };
+    backward_x(J, x, B, nullptr, threads, grad_x, given);
 }
 
 static void circuit_backward_x(const Wiring& J, const float* x, int64_t B, const float* W, int64_t c,
-                               const float* grad_y, float* grad_x, int threads) {
+                               const float* grad_y, const uint32_t* fired, float* grad_x, int threads) {
     Turned gt(B, c, true);
     turn(grad_y, B, gt);
-    backward_x(J, x, B, threads, grad_x, [&](int64_t b0, int64_t t, int64_t first, int64_t n, int V, float* block) {
+    const auto returned = [&](int64_t b0, int64_t t, int64_t first, int64_t n, int V, float* block) {
         const float* errors = gt.tile(b0 / TILE + t);
         if (V) return product<true>({W + first, 1, J.m}, errors, n, c, V, block);
         std::memset(block, 0, n * sizeof(float));
         for (int64_t j = 0; j < c; ++j)
             for (int64_t g = 0; g < n; ++g) block[g] += W[j * J.m + first + g] * errors[j];
-    });
+    };
+    backward_x(J, x, B, fired, threads, grad_x, returned);
 }
 
 // dW (c, 64) = errors (B, c)^T h of up to 64 cells. totals (64), if wanted, are the sums of h over the
@@ -161,7 +166,7 @@ INLINE void correlate(const Wiring& J, int64_t first, int64_t n, Tiles tiles, co
     if (totals) std::memset(totals, 0, BLOCK * sizeof(float));
     for (int64_t t = 0; t < tiles.count(); ++t) {
         const int V = tiles.vectors(t);
-        gather(J, first, n, V, xt + t * TILE * J.d, nullptr, h);
+        gather(J, first, n, V, xt + t * TILE * J.d, nullptr, {}, h);
         const int64_t rounded = (tiles.pictures(t) + 7) / 8 * 8;  // whole squares are quicker
         transpose(h, n, std::min(rounded, width(V)), width(V), turned, BLOCK, BLOCK);
         product<false>({errors + t * TILE * c, 1, c}, turned, c, tiles.pictures(t), BLOCK / LANES, dW);

@@ -115,7 +115,7 @@ static void respond(const Learner& a, int64_t step, int64_t first, int64_t n, co
         const int V = tiles.vectors(tile);
         const float* h = at.h.data();
         // Not yet centred: mu moves by all of the batch before it is subtracted, below.
-        read(a.J, first, n, V, xt + tile * TILE * a.J.d, a.W, nullptr, a.c, at.h.data(),
+        read(a.J, first, n, V, xt + tile * TILE * a.J.d, a.W, nullptr, a.c, {}, at.h.data(),
              y_pictures + tile * a.c * TILE);
         if (!averaging) continue;
         float present[TILE];  // a lane without a picture does not count

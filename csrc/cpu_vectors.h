@@ -18,6 +18,7 @@ constexpr int LANES = FLOATS;    // as many as the instruction set has: wider ve
 constexpr int TILE = 4 * LANES;  // pictures in a full tile
 
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef float LooseLanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float Four __attribute__((vector_size(16)));
 typedef float LooseFour __attribute__((vector_size(16), aligned(4), may_alias));

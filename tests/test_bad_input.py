@@ -75,6 +75,12 @@ def raw(name, *tensors):
 
 
 W = torch.zeros(3, 70)
+
+
+def fired(words, B):
+    return torch.zeros(words, B, dtype=torch.int32)
+
+
 WHOLE = "a whole number >= 1"
 
 ANATOMY = [
@@ -140,6 +146,20 @@ OPERATIONS = [
         "(6, 4)",
         "(6, 3)",
         "Reshape",
+    ),
+    (
+        lambda: ops.circuit_backward_x(torch.zeros(6, 3), x(), J, W, fired(6, 2)),
+        "fired",
+        "(6, 2), torch.int32",
+        "(3, 6), torch.int32",
+        "circuit_fired",
+    ),
+    (
+        lambda: ops.circuit_backward_x(torch.zeros(6, 3), x(), J, W, fired(3, 6).long()),
+        "fired",
+        "(3, 6), torch.int64",
+        "(3, 6), torch.int32",
+        "circuit_fired",
     ),
     (
         lambda: ops.circuit_backward_x(torch.zeros(5, 3), x(), J, W),

@@ -83,6 +83,7 @@ def test_operators_hold_torchs_contract(backend):
         operators.granule: (case.x, *J),
         operators.granule_backward: (case.grad_h, case.x, *J),
         operators.circuit: (case.x, *J, case.W, case.mu),
+        operators.circuit_fired: (case.x, *J, case.W, case.mu),
         operators.circuit_backward_x: (case.grad_y, case.x, *J, case.W),
         operators.circuit_backward_W: (case.grad_y, case.x, *J, case.mu),
     }

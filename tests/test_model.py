@@ -244,7 +244,8 @@ def _in_child(net, x, queue):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_computes_the_same():
-    net = Cerebellum(64, 20_000).eval()
+    # So few cells that torch fills no tensor on two threads: its OpenMP does not survive a fork.
+    net = Cerebellum(64, 10_000).eval()
     x = pictures(70)
     y, gradient = net.loss_gradient(x, lambda y: y)  # on two threads, see cpu.cpp
     context = multiprocessing.get_context("fork")

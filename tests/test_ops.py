@@ -1,6 +1,7 @@
 import random
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,6 +52,13 @@ class Case:
             "circuit_backward_W": module.circuit_backward_W(to["grad_y"], x, *J, mu),
         }
 
+    def kept(self, module):
+        """The operations of an attack, which keep who fires; on the CPU alone."""
+        x, *J = self.x, *self.J.operands[1:]
+        y, fired = module.circuit_fired(x, *J, self.W, self.mu)
+        grad_x = module.circuit_backward_x(self.grad_y, x, *J, self.W, fired)
+        return {"circuit": y, "circuit_backward_x": grad_x}, fired
+
 
 class Operators:
     """The registered operators, as `results` calls them."""
@@ -69,11 +77,23 @@ class Operators:
         return call
 
 
+def packed(fires) -> torch.Tensor:
+    """What `fired` should be, by other means: bit g % 32 of fired[g // 32, b] is fires[b, g]."""
+    bits = np.packbits(fires.numpy(), axis=1, bitorder="little")
+    words = np.zeros((len(fires), -(-fires.shape[1] // 32) * 4), np.uint8)
+    words[:, : bits.shape[1]] = bits
+    return torch.from_numpy(words.view("<i4").T.copy())
+
+
 def check(case: Case, module=None) -> None:
     """By the operators, or by a backend's own functions."""
     expected = case.results(reference, torch.float64)
+    module = module or Operators(case.J.d)
     with use_backend("cpu"):
-        got = case.results(module or Operators(case.J.d))
+        got = case.results(module)
+        kept, fired = case.kept(module)
+    assert all(torch.equal(value, got[name]) for name, value in kept.items())
+    assert torch.equal(fired, packed(expected["granule"] > 0))
     for name, value in got.items():
         try:
             assert_close_to_largest(value, expected[name], BACKEND)
@@ -231,6 +251,7 @@ def test_the_operators_keep_the_promises_of_their_schemas(k, mu):
         operators.granule: (case.x, *J),
         operators.granule_backward: (case.grad_h, case.x, *J),
         operators.circuit: (case.x, *J, case.W, case.mu),
+        operators.circuit_fired: (case.x, *J, case.W, case.mu),
         operators.circuit_backward_x: (case.grad_y, case.x, *J, case.W),
         operators.circuit_backward_W: (case.grad_y, case.x, *J, case.mu),
     }
@@ -283,7 +304,7 @@ def test_a_graph_may_be_gone_through_more_than_once():
 def test_only_the_gradients_asked_for_are_computed(monkeypatch):
     case = Case(m=130)
     called = []
-    for name in ("circuit_backward_x", "circuit_backward_W"):
+    for name in ("circuit", "circuit_fired", "circuit_backward_x", "circuit_backward_W"):
         real = getattr(reference, name)
         monkeypatch.setattr(
             reference, name, lambda *a, name=name, real=real: (called.append(name), real(*a))[1]
@@ -293,7 +314,7 @@ def test_only_the_gradients_asked_for_are_computed(monkeypatch):
         ops.circuit(case.x, case.J, W).sum().backward()
         x = case.x.clone().requires_grad_()
         ops.circuit(x, case.J, case.W).sum().backward()
-    assert called == ["circuit_backward_W", "circuit_backward_x"]
+    assert called == ["circuit", "circuit_backward_W", "circuit_fired", "circuit_backward_x"]
 
 
 def test_outputs_are_fresh_and_writable():
