@@ -240,7 +240,7 @@ OUTLINE void scatter(const Wiring& J, int64_t first, int64_t n, int V, const flo
         return;
     }
     for (; n > 0; n -= WORD, first += WORD, grad_h += WORD * V * LANES) {
-        Words bits[TILE / LANES];
+        Words bits[TILE / LANES] = {};
         const int64_t some = std::min<int64_t>(n, WORD);
         std::memcpy(bits, fired.of(first), fired.pictures * sizeof(uint32_t));
         FOR_SYNAPSES(J, first, V, (scatter_n<VECTORS, true>(synapses, K, some, tile, bits, grad_h, grad_tile)))
