@@ -53,7 +53,11 @@ def circuit(
 ) -> Tensor:
     """y = W (h - mu), paper eq. 2."""
     h = granule(x, indices, weights, thresholds)
-    return (h if mu is None else h - mu) @ W.T
+    return _centred(h, mu) @ W.T
+
+
+def _centred(h: Tensor, mu: Tensor | None) -> Tensor:
+    return h if mu is None else h - mu
 
 
 def circuit_fired(
@@ -70,7 +74,7 @@ def circuit_fired(
     h = granule(x, indices, weights, thresholds)
     fires = torch.nn.functional.pad((h > 0).T, (0, 0, 0, -h.shape[1] % 32))
     fired = (fires.int().unflatten(0, (-1, 32)) << _places(x)).sum(1, dtype=torch.int32)
-    return (h if mu is None else h - mu) @ W.T, fired
+    return _centred(h, mu) @ W.T, fired
 
 
 def _places(x: Tensor) -> Tensor:
@@ -106,7 +110,7 @@ def circuit_backward_W(
 ) -> Tensor:
     """Gradient to W: grad_y^T (h - mu)."""
     h = granule(x, indices, weights, thresholds)
-    return grad_y.T @ (h if mu is None else h - mu)
+    return grad_y.T @ _centred(h, mu)
 
 
 def learn_(

@@ -8,7 +8,6 @@
 // Products feed sums in one way only, so that contraction to fma is the same in every kernel.
 
 #define INLINE static inline __attribute__((always_inline))
-#define INLINE_MEMBER inline __attribute__((always_inline))
 #define OUTLINE static __attribute__((noinline))  // once per instruction set, not once per caller
 
 namespace cerebsim {

@@ -353,7 +353,7 @@ EVERY_FIBRE = [{"wiring": "random"}, {"wiring": "random", "replacement": True}, 
 def test_cells_that_read_every_fibre_are_a_product(kind, d, monkeypatch):
     case = Case(k=d, d=d, m=130, threshold=0.25, **kind)
     check(case, native)  # and the kernels could do it too
-    for name in ("granule", "granule_backward", "circuit", "circuit_backward_x"):
+    for name in ("granule", "granule_backward", "circuit", "circuit_fired", "circuit_backward_x"):
         monkeypatch.setattr(native, name, None)
     assert ops.backend_of(case.x, case.J) == "reference"
     check(case)
