@@ -12,12 +12,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from glob import glob
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
-from setuptools.errors import CompileError
+from setuptools.errors import CompileError, LinkError
 
 if sys.platform == "win32":
     compile_args, link_args = ["/O2"], []
@@ -77,10 +78,29 @@ def find_cudart(nvcc: str) -> str:
     raise CompileError(f"no libcudart_static.a in {top}; CEREBSIM_CUDA=0 builds without CUDA")
 
 
+def has_openmp(compiler) -> bool:
+    """Whether a program that uses OpenMP compiles and links."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "openmp.cpp"
+        source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
+        try:
+            objects = compiler.compile([str(source)], folder, extra_postargs=["-fopenmp"])
+            program = str(Path(folder) / "openmp")
+            compiler.link_executable(objects, program, extra_postargs=["-fopenmp"])
+        except (CompileError, LinkError):
+            print("cerebsim: no OpenMP; threads will be started for every call")
+            return False
+    return True
+
+
 class BuildExtensions(build_ext):
-    """Lets nvcc compile csrc/cuda.cu to an object that the C++ compiler links."""
+    """Asks for OpenMP where there is one, as torch's wheels do on Linux, and lets nvcc compile
+    csrc/cuda.cu to an object that the C++ compiler links."""
 
     def build_extension(self, extension):
+        if extension is cpu and sys.platform == "linux" and has_openmp(self.compiler):
+            extension.extra_compile_args = [*extension.extra_compile_args, "-fopenmp"]
+            extension.extra_link_args = [*extension.extra_link_args, "-fopenmp"]
         if extension is cuda:
             folder = Path(self.build_temp)
             folder.mkdir(parents=True, exist_ok=True)

@@ -202,16 +202,16 @@ static int64_t learn(const Wiring& J, const float* x, const float* t, const int6
 
     Array<float> parts(2 * CHUNKS * a.part_size());
     std::atomic<int64_t> next[2] = {{0}, {0}};
-    Barrier barrier(threads);
+    Barrier barrier;
     int64_t end = a.steps();  // written by thread 0 before a barrier, read by all after it
     auto told = std::chrono::steady_clock::now();
 
-    run_threads(threads, [&](int thread) {
+    run_threads(threads, [&](int thread, int team) {
         for (int64_t step = 0;; ++step) {
             const bool last = step == end;
             float* part = parts.data() + step % 2 * CHUNKS * a.part_size();
             if (thread == 0) next[(step + 1) % 2].store(0, std::memory_order_relaxed);
-            if (thread == threads - 1) prepare(step + 1);
+            if (thread == team - 1) prepare(step + 1);
             for (int64_t chunk; (chunk = next[step % 2].fetch_add(1, std::memory_order_relaxed)) < CHUNKS;)
                 learn_chunk(a, chunk_of(J.m, chunk), step, last, step > 0 ? pictures_of(step - 1) : nullptr,
                             last ? nullptr : pictures_of(step), at[thread], part + chunk * a.part_size());
@@ -221,7 +221,7 @@ static int64_t learn(const Wiring& J, const float* x, const float* t, const int6
                 told = now;
                 if (!tick(std::min(N, step * a.batch))) end = step + 1;
             }
-            barrier.wait();
+            barrier.wait(team);
             collect(a, step, part, thread == 0, at[thread]);
         }
     });
