@@ -126,10 +126,11 @@ struct Tiles {
 INLINE int64_t width(int V) { return V ? V * LANES : 1; }
 
 // out (cols, wide) = in (rows, cols) transposed, for any sizes; columns from rows to wide are 0.
+// A row of out is written whole before the next eight are begun, since they may be far apart.
 OUTLINE void transpose(const float* in, int64_t rows, int64_t cols, int64_t in_stride, float* out, int64_t wide,
                        int64_t out_stride) {
-    for (int64_t i = 0; i < wide; i += 8)
-        for (int64_t j = 0; j < cols; j += 8) {
+    for (int64_t j = 0; j < cols; j += 8)
+        for (int64_t i = 0; i < wide; i += 8) {
             const int64_t ni = std::clamp<int64_t>(rows - i, 0, 8), nj = std::min<int64_t>(8, cols - j);
             const float* from = in + i * in_stride + j;
             float* to = out + j * out_stride + i;
@@ -137,16 +138,9 @@ OUTLINE void transpose(const float* in, int64_t rows, int64_t cols, int64_t in_s
                 transpose8(from, in_stride, to, out_stride);
                 continue;
             }
-            float padded[64] = {}, turned[64];
-            if (nj == 8 && wide - i >= 8) {  // rows are missing, as where c is 10
-                for (int64_t a = 0; a < ni; ++a) std::memcpy(padded + a * 8, from + a * in_stride, 32);
-                transpose8(padded, 8, to, out_stride);
-                continue;
-            }
-            for (int64_t a = 0; a < ni; ++a) std::memcpy(padded + a * 8, from + a * in_stride, nj * sizeof(float));
-            transpose8(padded, 8, turned, 8);
             for (int64_t b = 0; b < nj; ++b)
-                std::memcpy(to + b * out_stride, turned + b * 8, std::min<int64_t>(8, wide - i) * sizeof(float));
+                for (int64_t a = 0; a < std::min<int64_t>(8, wide - i); ++a)
+                    to[b * out_stride + a] = a < ni ? from[a * in_stride + b] : 0;
         }
 }
 
