@@ -29,6 +29,7 @@ else:
         "-ffp-contract=fast",
         "-ffinite-math-only",
         "-fno-signed-zeros",
+        "-fno-tree-slp-vectorize",  # vectors are written where they pay; see read_rows in csrc
         "-pthread",
     ]
     link_args = ["-pthread"]

@@ -180,16 +180,24 @@ INLINE void keep_one(int64_t first, int64_t n, const float* h, Fired fired) {
 INLINE void subtract(float* __restrict h, const float* __restrict mu, int64_t n) {
     for (int64_t g = 0; g < n; ++g) h[g] -= mu[g];
 }
-// y (c) += W h with the Purkinje cells as lanes, so that it adds up cell by cell as a tile does; y has room
-// for whole vectors.
-OUTLINE void read_one(const float* W, int64_t m, const float* h, int64_t n, int64_t c, float* y) {
-    float turned[BLOCK * LANES];
-    for (int64_t j = 0; j < c; j += LANES) {
-        transpose(W + j * m, std::min<int64_t>(LANES, c - j), n, m, turned, LANES, LANES);
-        Lanes sum = load(y + j);
-        for (int64_t g = 0; g < n; ++g) sum += load(turned + g * LANES) * splat(h[g]);
-        store(y + j, sum);
+// y (R) += W (R, n) h, cell by cell as a tile of pictures adds up: R sums at a time, since each waits for itself.
+template <int R>
+INLINE void read_rows(const float* W, int64_t m, const float* h, int64_t n, float* y) {
+    float sums[R];
+    for (int r = 0; r < R; ++r) sums[r] = y[r];
+    for (int64_t g = 0; g < n; ++g) {
+        const float* weights = W + g;
+#ifdef __GNUC__
+        asm("" : "+r"(weights));  // or compilers shuffle cells into vectors: slower, and not fma
+#endif
+#pragma GCC unroll 10
+        for (int r = 0; r < R; ++r) sums[r] += weights[r * m] * h[g];
     }
+    for (int r = 0; r < R; ++r) y[r] = sums[r];
+}
+OUTLINE void read_one(const float* W, int64_t m, const float* h, int64_t n, int64_t c, float* y) {
+    for (; c >= 10; c -= 10, W += 10 * m, y += 10) read_rows<10>(W, m, h, n, y);
+    for (; c > 0; --c, W += m, ++y) read_rows<1>(W, m, h, n, y);
 }
 
 // CALL with `synapses` of the index's type, the usual small fan-ins as constants K, and VECTORS.
