@@ -158,6 +158,7 @@ class _Circuit(torch.autograd.Function):
         x, ctx.d, *rest, fires = inputs
         if fires:
             ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # or backward is handed m / 8 bytes of zeros a picture
         ctx.save_for_backward(x, *rest, output[1])
 
     @staticmethod
@@ -165,6 +166,8 @@ class _Circuit(torch.autograd.Function):
     def backward(ctx, grad_y, _):
         x, *J, W, mu, fired = ctx.saved_tensors
         grad_x = grad_W = None
+        if grad_y is None:
+            return (None,) * 8
         if ctx.needs_input_grad[0]:
             grad_x = torch.ops.cerebsim.circuit_backward_x(grad_y, x, ctx.d, *J, W, fired)
         if ctx.needs_input_grad[5]:
