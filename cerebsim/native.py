@@ -122,13 +122,14 @@ def circuit_backward_x(grad_y, x, indices, weights, thresholds, W, fired=None):
 
 
 def circuit_backward_W(grad_y, x, indices, weights, thresholds, mu):
-    grad_y, x, indices, weights, thresholds = _ready(grad_y, x, indices, weights, thresholds)
+    grad_y, x, mu = _ready(grad_y, x, mu)
+    indices, weights, thresholds = _ready(indices, weights, thresholds)
     J = _wiring(x.shape[1], indices, weights, thresholds)
     c = grad_y.shape[1]
     grad_W = x.new_empty(c, weights.shape[1])
-    arguments = address(x), len(x), c, address(grad_y), address(grad_W)
+    arguments = address(x), len(x), address(mu), c, address(grad_y), address(grad_W)
     _call(_cpu.circuit_backward_W, x, J, *arguments, torch.get_num_threads())
-    return grad_W if mu is None else grad_W.addr_(grad_y.sum(0), mu, alpha=-1)
+    return grad_W
 
 
 def learn_(

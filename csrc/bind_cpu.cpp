@@ -97,8 +97,8 @@ PYBIND11_MODULE(_cpu, module) {
         release);
     module.def(
         "circuit_backward_W",
-        [](const Wiring& J, Address x, int64_t B, int64_t c, Address grad_y, Address grad_W, int threads) {
-            circuit_backward_W(J, at(x), B, c, at(grad_y), at<float>(grad_W), threads);
+        [](const Wiring& J, Address x, int64_t B, Address mu, int64_t c, Address grad_y, Address grad_W, int threads) {
+            circuit_backward_W(J, at(x), B, at(mu), c, at(grad_y), at<float>(grad_W), threads);
         },
         release);
     module.def("learn", &learn_);

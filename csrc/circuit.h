@@ -46,8 +46,8 @@ void circuit(const Wiring& J, const float* x, int64_t B, const float* W, const f
 void circuit_backward_x(const Wiring& J, const float* x, int64_t B, const float* W, int64_t c,
                         const float* grad_y, const uint32_t* fired, float* grad_x, int threads);
 
-// grad_W (c, m) = grad_y^T h, without mu; h is computed again.
-void circuit_backward_W(const Wiring& J, const float* x, int64_t B, int64_t c, const float* grad_y,
+// grad_W (c, m) = grad_y^T (h - mu); mu may be null for 0. h is computed again.
+void circuit_backward_W(const Wiring& J, const float* x, int64_t B, const float* mu, int64_t c, const float* grad_y,
                         float* grad_W, int threads);
 
 // The delta rule (paper eq. 4), alone or through RMSprop.

@@ -163,9 +163,9 @@ void circuit_backward_x(const Wiring& J, const float* x, int64_t B, const float*
     choice().kernels->circuit_backward_x_(J, x, B, W, c, grad_y, fired, grad_x, team);
 }
 
-void circuit_backward_W(const Wiring& J, const float* x, int64_t B, int64_t c, const float* grad_y, float* grad_W,
-                        int threads) {
-    choice().kernels->circuit_backward_W_(J, x, B, c, grad_y, grad_W, worth(threads, B * J.m * (J.k + c)));
+void circuit_backward_W(const Wiring& J, const float* x, int64_t B, const float* mu, int64_t c, const float* grad_y,
+                        float* grad_W, int threads) {
+    choice().kernels->circuit_backward_W_(J, x, B, mu, c, grad_y, grad_W, worth(threads, B * J.m * (J.k + c)));
 }
 
 int64_t learn(const Wiring& J, const float* x, const float* t, const int64_t* order, int64_t N, int64_t batch,

@@ -183,10 +183,15 @@ INLINE void correlate(const Wiring& J, int64_t first, int64_t n, Tiles tiles, co
     }
 }
 
-static void circuit_backward_W(const Wiring& J, const float* x, int64_t B, int64_t c, const float* grad_y,
-                               float* grad_W, int threads) {
+static void circuit_backward_W(const Wiring& J, const float* x, int64_t B, const float* mu, int64_t c,
+                               const float* grad_y, float* grad_W, int threads) {
     const auto work = workspaces(threads, BLOCK * (2 * TILE + c));
-    std::memset(grad_W, 0, c * J.m * sizeof(float));
+    run_tasks(threads, c, [&](int64_t j, int) {
+        float total = 0;
+        for (int64_t b = 0; b < B; ++b) total += grad_y[b * c + j];
+        float* row = grad_W + j * J.m;
+        for (int64_t g = 0; g < J.m; ++g) row[g] = mu ? -total * mu[g] : 0;
+    });
     for_groups(J, x, B, [&](int64_t b0, const Turned& xt) {
         run_tasks(threads, CHUNKS, [&](int64_t chunk, int thread) {
             float *h = work[thread].data(), *turned = h + BLOCK * TILE, *dW = turned + BLOCK * TILE;
