@@ -5,7 +5,7 @@
 //
 // What every function guarantees: a picture's results do not depend, bit for bit, on the other
 // pictures of the batch, on its place among them or on the number of threads. Granule cells are
-// summed in CHUNKS fixed chunks, and the chunks in a fixed order.
+// summed in chunks that depend on m alone, and the chunks in a fixed order.
 #pragma once
 
 #include <cstdint>

@@ -109,9 +109,9 @@ const Choice& choice() {
     return one ? *one : choices().front();
 }
 
-// No more threads than the work is worth: a thread costs as much as some 100,000 multiply-adds.
+// No more threads than the work is worth: a thread costs as much as some 20,000 multiply-adds.
 int worth(int threads, int64_t multiply_adds) {
-    return static_cast<int>(std::clamp<int64_t>(multiply_adds / 200000, 1, std::max(threads, 1)));
+    return static_cast<int>(std::clamp<int64_t>(multiply_adds / 50000, 1, std::max(threads, 1)));
 }
 
 // Asks for large pages under n floats that are about to be written. A large tensor is new memory, and in

@@ -10,14 +10,17 @@ namespace ISA {
 
 constexpr int BLOCK = 64;        // granule cells taken at a time
 constexpr int WORD = 32;         // granule cells of a word of bits
-constexpr int64_t CHUNKS = 16;   // fixed shares of the granule cells, each summed by itself
+
+// Into how many fixed shares the granule cells are split, each summed by itself: as many as threads may
+// want, few enough that adding them up is little of the work.
+INLINE int64_t chunks_of(int64_t m) { return std::clamp<int64_t>(m / 2048, 1, 16); }
 
 // The granule cells [begin, end) of a chunk; chunks are whole blocks and depend on m alone.
 struct Span {
     int64_t begin, end;
 };
 INLINE Span chunk_of(int64_t m, int64_t chunk) {
-    const int64_t size = ((m + CHUNKS - 1) / CHUNKS + BLOCK - 1) / BLOCK * BLOCK;
+    const int64_t chunks = chunks_of(m), size = ((m + chunks - 1) / chunks + BLOCK - 1) / BLOCK * BLOCK;
     return {std::min(m, chunk * size), std::min(m, (chunk + 1) * size)};
 }
 

@@ -46,10 +46,11 @@ INLINE void for_groups(const Wiring& J, const float* x, int64_t B, const Work& w
 }
 // Calls work(chunk, tile, thread) for every chunk and tile, on all threads.
 template <class Work>
-INLINE void for_chunks(int threads, Tiles tiles, const Work& work) {
+INLINE void for_chunks(int threads, int64_t m, Tiles tiles, const Work& work) {
     // Tile by tile: what stays in the cache is the tile, what streams is J and W.
-    run_tasks(threads, CHUNKS * tiles.count(),
-              [&](int64_t task, int thread) { work(task % CHUNKS, task / CHUNKS, thread); });
+    const int64_t chunks = chunks_of(m);
+    run_tasks(threads, chunks * tiles.count(),
+              [&](int64_t task, int thread) { work(task % chunks, task / chunks, thread); });
 }
 
 // What each thread works in.
@@ -62,7 +63,7 @@ static std::vector<Array<float>> workspaces(int threads, int64_t size) {
 static void granule(const Wiring& J, const float* x, int64_t B, float* h, int threads) {
     const auto work = workspaces(threads, BLOCK * TILE);
     for_groups(J, x, B, [&](int64_t b0, const Turned& xt) {
-        for_chunks(threads, xt.tiles, [&](int64_t chunk, int64_t t, int thread) {
+        for_chunks(threads, J.m, xt.tiles, [&](int64_t chunk, int64_t t, int thread) {
             float* turned = work[thread].data();
             const int V = xt.tiles.vectors(t);
             for_blocks(chunk_of(J.m, chunk), [&](int64_t first, int64_t n) {
@@ -84,9 +85,9 @@ static void circuit(const Wiring& J, const float* x, int64_t B, const float* W, 
                     uint32_t* fired, float* y, int threads) {
     const auto work = workspaces(threads, BLOCK * TILE);
     const int64_t size = c * TILE;
-    Array<float> parts(CHUNKS * GROUP * size);  // y (c, L V) of a tile, summed over the cells of a chunk
+    Array<float> parts(chunks_of(J.m) * GROUP * size);  // y (c, L V) of a tile, summed over the cells of a chunk
     for_groups(J, x, B, [&](int64_t b0, const Turned& xt) {
-        for_chunks(threads, xt.tiles, [&](int64_t chunk, int64_t t, int thread) {
+        for_chunks(threads, J.m, xt.tiles, [&](int64_t chunk, int64_t t, int thread) {
             float* part = parts.data() + (chunk * GROUP + t) * size;
             const Fired bits{fired ? fired + b0 + t * TILE : nullptr, B, xt.tiles.pictures(t)};
             std::memset(part, 0, size * sizeof(float));
@@ -98,7 +99,7 @@ static void circuit(const Wiring& J, const float* x, int64_t B, const float* W, 
         for (int64_t t = 0; t < xt.tiles.count(); ++t) {
             const int64_t lanes = width(xt.tiles.vectors(t));
             float* sum = parts.data() + t * size;
-            for (int64_t chunk = 1; chunk < CHUNKS; ++chunk) {
+            for (int64_t chunk = 1; chunk < chunks_of(J.m); ++chunk) {
                 const float* more = sum + chunk * GROUP * size;
                 for (int64_t i = 0; i < size; i += LANES) store(sum + i, load(sum + i) + load(more + i));
             }
@@ -113,9 +114,9 @@ INLINE void backward_x(const Wiring& J, const float* x, int64_t B, const uint32_
                        const Fill& fill) {
     const auto work = workspaces(threads, BLOCK * TILE);
     const int64_t size = J.d * TILE, group = std::min(GROUP, Tiles{B, true}.count());
-    Array<float> parts(CHUNKS * group * size);  // grad_x (d, L V) of a tile, summed over the cells of a chunk
+    Array<float> parts(chunks_of(J.m) * group * size);  // grad_x (d, L V) of a tile, summed over the cells of a chunk
     for_groups(J, x, B, [&](int64_t b0, const Turned& xt) {
-        for_chunks(threads, xt.tiles, [&](int64_t chunk, int64_t t, int thread) {
+        for_chunks(threads, J.m, xt.tiles, [&](int64_t chunk, int64_t t, int thread) {
             float* grad_h = work[thread].data();
             const int V = xt.tiles.vectors(t);
             float* part = parts.data() + (chunk * group + t) * size;
@@ -132,7 +133,7 @@ INLINE void backward_x(const Wiring& J, const float* x, int64_t B, const uint32_
             const int64_t t = task / strips, p0 = task % strips * strip, np = std::min(strip, J.d - p0);
             const int64_t lanes = width(xt.tiles.vectors(t));
             float* sum = parts.data() + t * size + p0 * lanes;
-            for (int64_t chunk = 1; chunk < CHUNKS; ++chunk) {
+            for (int64_t chunk = 1; chunk < chunks_of(J.m); ++chunk) {
                 const float* more = sum + chunk * group * size;
                 for (int64_t i = 0; i < np * lanes; ++i) sum[i] += more[i];
             }
@@ -193,7 +194,7 @@ static void circuit_backward_W(const Wiring& J, const float* x, int64_t B, const
         for (int64_t g = 0; g < J.m; ++g) row[g] = mu ? -total * mu[g] : 0;
     });
     for_groups(J, x, B, [&](int64_t b0, const Turned& xt) {
-        run_tasks(threads, CHUNKS, [&](int64_t chunk, int thread) {
+        run_tasks(threads, chunks_of(J.m), [&](int64_t chunk, int thread) {
             float *h = work[thread].data(), *turned = h + BLOCK * TILE, *dW = turned + BLOCK * TILE;
             for_blocks(chunk_of(J.m, chunk), [&](int64_t first, int64_t n) {
                 correlate(J, first, n, xt.tiles, xt.tile(0), grad_y + b0 * c, c, h, turned, dW, nullptr);

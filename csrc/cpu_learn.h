@@ -20,6 +20,7 @@ struct Learner {
     float* y;
 
     bool one() const { return batch == 1; }
+    int64_t chunks() const { return chunks_of(J.m); }
     int64_t steps() const { return (N + batch - 1) / batch; }
     int64_t pictures(int64_t step) const { return std::min(batch, N - step * batch); }
     Tiles tiles(int64_t step) const { return Tiles{pictures(step), one()}; }
@@ -158,12 +159,12 @@ static void collect(const Learner& a, int64_t step, const float* parts, bool kee
     std::fill_n(at.error_sums.data(), a.c, 0.0f);
     for (int64_t j = 0; j < a.c; ++j) {
         float lanes = 0;
-        for (int64_t chunk = 0; chunk < CHUNKS; ++chunk)
+        for (int64_t chunk = 0; chunk < a.chunks(); ++chunk)
             for (int64_t lane = 0; lane < LANES; ++lane) lanes += parts[chunk * a.part_size() + j * LANES + lane];
         for (int64_t b = 0; b < pictures; ++b) {
             float y = a.one() ? lanes : -lanes;
             if (!a.one())
-                for (int64_t chunk = 0; chunk < CHUNKS; ++chunk)
+                for (int64_t chunk = 0; chunk < a.chunks(); ++chunk)
                     y += parts[chunk * a.part_size() + a.c * LANES + b / TILE * a.c * TILE +
                                j * tiles.vectors(b / TILE) * LANES + b % TILE];
             const int64_t place = step * a.batch + b;
@@ -200,7 +201,7 @@ static int64_t learn(const Wiring& J, const float* x, const float* t, const int6
     };
     prepare(0);
 
-    Array<float> parts(2 * CHUNKS * a.part_size());
+    Array<float> parts(2 * a.chunks() * a.part_size());
     std::atomic<int64_t> next[2] = {{0}, {0}};
     Barrier barrier;
     int64_t end = a.steps();  // written by thread 0 before a barrier, read by all after it
@@ -209,10 +210,10 @@ static int64_t learn(const Wiring& J, const float* x, const float* t, const int6
     run_threads(threads, [&](int thread, int team) {
         for (int64_t step = 0;; ++step) {
             const bool last = step == end;
-            float* part = parts.data() + step % 2 * CHUNKS * a.part_size();
+            float* part = parts.data() + step % 2 * a.chunks() * a.part_size();
             if (thread == 0) next[(step + 1) % 2].store(0, std::memory_order_relaxed);
             if (thread == team - 1) prepare(step + 1);
-            for (int64_t chunk; (chunk = next[step % 2].fetch_add(1, std::memory_order_relaxed)) < CHUNKS;)
+            for (int64_t chunk; (chunk = next[step % 2].fetch_add(1, std::memory_order_relaxed)) < a.chunks();)
                 learn_chunk(a, chunk_of(J.m, chunk), step, last, step > 0 ? pictures_of(step - 1) : nullptr,
                             last ? nullptr : pictures_of(step), at[thread], part + chunk * a.part_size());
             if (last) break;

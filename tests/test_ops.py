@@ -379,8 +379,9 @@ def test_the_matrix_of_a_wiring_is_made_once_and_not_kept():
     assert gone() is None
 
 
-# Bit for bit. cpu.cpp gives a thread to every 200,000 multiply-adds: at m = 4,160 and B = 130 the
-# smallest operation (granule) has 2.1 million and so runs on as many threads as it is given.
+# Bit for bit. cpu.cpp gives a thread to every 50,000 multiply-adds: at m = 8,321 and B = 130 the
+# smallest operation (granule) has 3.2 million and so runs on as many threads as it is given; the
+# cells are summed in four chunks (in two at 4,161).
 BITS = [
     {"wiring": "random", "k": 4},
     {"wiring": "random", "k": 3},
@@ -391,13 +392,13 @@ BITS = [
 @pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("kind", BITS)
 def test_a_picture_does_not_depend_on_its_neighbours(kind):
-    case = Case(B=130, m=2049, threshold=0.25, **kind)
+    case = Case(B=130, m=4161, threshold=0.25, **kind)
     whole = case.results(Operators(64))
     del whole["circuit_backward_W"]  # a sum over the batch
     for size in (1, 7, 16, 50):
         for first in range(0, 130, size):
             at = slice(first, first + size)
-            part = Case(m=2049, threshold=0.25, **kind)
+            part = Case(m=4161, threshold=0.25, **kind)
             part.J, part.W, part.mu = case.J, case.W, case.mu
             part.x, part.grad_h, part.grad_y = case.x[at], case.grad_h[at], case.grad_y[at]
             part = part.results(Operators(64))
@@ -413,7 +414,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(kind):
 @pytest.mark.usefixtures("each_instruction_set")
 @pytest.mark.parametrize("kind", BITS)
 def test_the_number_of_threads_changes_no_bit(kind):
-    case = Case(B=130, m=4160, **kind)
+    case = Case(B=130, m=8321, **kind)
     results = {}
     for threads in (1, 2, 3, 4):
         torch.set_num_threads(threads)
