@@ -11,8 +11,9 @@ INSTALLED := $(VENV)/cerebsim-installed
 demo: $(INSTALLED)
 	$(BIN)/cerebsim reproduce table2 --data digits --out runs/demo
 
+# Two processes share the cores: the threads of one must not wait awake while the other could work.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
