@@ -71,13 +71,23 @@ def gpu_seconds(call, rounds: int = 20) -> float:
 
 
 def ceilings(threads: int) -> dict:
-    """Multiply-adds per second (float32, from registers) and bytes per second of a copy."""
+    """Multiply-adds per second (float32, from registers), of all threads and of one alone, and
+    bytes per second of a copy. Two threads that are no faster than one share a core.
+    """
     compiler = os.environ.get("CXX", "c++")
     flags = ["-O3", "-march=native", "-ffast-math", "-std=c++17", "-pthread"]
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "peak"
         source = Path(__file__).with_name("peak.cpp")
         subprocess.run([compiler, *flags, str(source), "-o", str(program)], check=True)
-        run = subprocess.run([program, str(threads)], check=True, capture_output=True, text=True)
-    multiply_adds, copied = map(float, run.stdout.split())
-    return {"multiply_adds_per_second": multiply_adds, "copied_bytes_per_second": copied}
+        (one, _), (multiply_adds, copied) = (measured([program, str(n)]) for n in (1, threads))
+    return {
+        "multiply_adds_per_second": multiply_adds,
+        "multiply_adds_per_second_of_one_thread": one,
+        "copied_bytes_per_second": copied,
+    }
+
+
+def measured(program: list) -> list[float]:
+    run = subprocess.run(program, check=True, capture_output=True, text=True)
+    return [float(number) for number in run.stdout.split()]

@@ -118,7 +118,8 @@ def machine(m: dict) -> str:
             f"{m['cpu']}, {m['threads']} threads on {m['cores']} cores, "
             f"{m['memory_bytes'] / 2**30:.0f} GiB"
         )
-        peak = "float32, from registers"
+        one = m["multiply_adds_per_second_of_one_thread"] / 1e9
+        peak = f"float32, from registers; one thread alone {one:.0f} G"
     return (
         f"{name}; {m['multiply_adds_per_second'] / 1e9:.0f} G multiply-adds/s ({peak}), "
         f"copy {m['copied_bytes_per_second'] / 1e9:.1f} GB/s read + written; "
