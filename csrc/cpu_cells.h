@@ -155,10 +155,19 @@ INLINE void gather_lanes(const Synapses<Index> J, int64_t k, int64_t n, const fl
 OUTLINE void gather_one(const Wiring& J, int64_t first, int64_t n, const float* x, float* h) {
     FOR_INDEX(J, first, gather_lanes(synapses, J.k, n, x, h))
 }
+// grad_x += J (grad_h * [h > 0]) of one picture: `cells` (n) are those that fire.
 template <class Index>
-INLINE void scatter_lanes(const Synapses<Index> J, int64_t k, int64_t n, const float* grad_h, float* grad_x) {
-    for (int64_t g = 0; g < n; ++g)
+INLINE void scatter_lanes(const Synapses<Index> J, int64_t k, int64_t n, const int32_t* cells, const float* grad_h,
+                          float* grad_x) {
+    for (int64_t r = 0; r < k; ++r)  // more streams than a processor foresees
+        for (int64_t g = 0; g < BLOCK; g += 16) {
+            __builtin_prefetch(J.indices + r * J.m + BLOCK + g);
+            __builtin_prefetch(J.weights + r * J.m + BLOCK + g);
+        }
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t g = cells[i];
         for (int64_t r = 0; r < k; ++r) grad_x[J.indices[r * J.m + g]] += J.weights[r * J.m + g] * grad_h[g];
+    }
 }
 OUTLINE void scatter_one(const Wiring& J, int64_t first, int64_t n, const float* x, Known fired, const float* grad_h,
                          float* grad_x) {
@@ -170,8 +179,13 @@ OUTLINE void scatter_one(const Wiring& J, int64_t first, int64_t n, const float*
         }
     else
         gather_one(J, first, n, x, h);
-    for (int64_t g = 0; g < n; ++g) h[g] = h[g] > 0 ? grad_h[g] : 0;
-    FOR_INDEX(J, first, scatter_lanes(synapses, J.k, n, h, grad_x))
+    int32_t cells[BLOCK];
+    int64_t firing = 0;
+    for (int64_t g = 0; g < n; ++g) {
+        cells[firing] = static_cast<int32_t>(g);
+        firing += h[g] > 0;
+    }
+    FOR_INDEX(J, first, scatter_lanes(synapses, J.k, firing, cells, grad_h, grad_x))
 }
 INLINE void keep_one(int64_t first, int64_t n, const float* h, Fired fired) {
     for (int64_t g = 0; g < n; g += WORD) {
