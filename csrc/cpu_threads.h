@@ -43,7 +43,7 @@ void run_threads(int threads, const Task& task) {
         const TinyIsZero here;
         task(thread, team);
     };
-    if (threads == 1) return work(0, 1);
+    if (threads <= 1) return work(0, 1);  // none, where there is nothing to do
 #ifdef _OPENMP
     if (!forked) {
 #pragma omp parallel num_threads(threads)
